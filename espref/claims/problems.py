@@ -1,0 +1,135 @@
+"""The problems that claims are run on: pairs of weighted clouds, synthetic, real, or the user's own."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .._checks import Array
+from ..directions import sample_directions
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Source x (n, d) with weights a, target y (m, d) with weights b."""
+
+    name: str
+    x: Array
+    y: Array
+    a: Array
+    b: Array
+    origin: Literal["synthetic", "real", "user"] = "synthetic"
+    seed: int = 0
+
+    @property
+    def dim(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def square(self) -> bool:
+        """n = m and uniform weights on both sides."""
+        return len(self.x) == len(self.y) and len(set(self.a) | set(self.b)) == 1
+
+    def rng(self, salt: int = 0) -> np.random.Generator:
+        """A generator of this problem's own: same problem, same seed, same numbers."""
+        return np.random.default_rng([self.seed, zlib.crc32(self.name.encode()), salt])
+
+    def directions(self, n_directions: int = 16) -> Array:
+        """Random directions of the problem's dimension, shape (L, d), the same at every call."""
+        return sample_directions(n_directions, self.dim, seed=self.rng(1))
+
+
+def fits(problem: Problem, scope: str) -> bool:
+    """Whether a claim of this scope ("pair", "square", "plane") speaks about the problem."""
+    return {"pair": True, "square": problem.square, "plane": problem.dim == 2}[scope]
+
+
+def uniform(n: int) -> Array:
+    """Weights 1/n, shape (n,)."""
+    return np.full(n, 1.0 / n)
+
+
+def _dirichlet(rng: np.random.Generator, n: int, zeros: int) -> Array:
+    """Random weights, ``zeros`` of them zero."""
+    weights = rng.dirichlet(np.ones(n))
+    weights[rng.choice(n, zeros, replace=False)] = 0.0
+    return weights / weights.sum()
+
+
+def synthetic_problems(seed: int = 0) -> list[Problem]:
+    """Small pairs of clouds that differ in what can go wrong: sizes, weights, ties, dimension, scale."""
+    rng = np.random.default_rng([seed, 314159])
+    normal = rng.normal
+    grid = np.array([(i, j) for i in range(5) for j in range(4)], dtype=float)
+    tag = f" #{seed}"
+
+    def pair(name: str, x: Array, y: Array, a: Array | None = None, b: Array | None = None) -> Problem:
+        a = uniform(len(x)) if a is None else a
+        b = uniform(len(y)) if b is None else b
+        return Problem(name + tag, x, y, a, b, "synthetic", seed)
+
+    n, m = int(rng.integers(25, 40)), int(rng.integers(25, 40))
+    return [
+        pair("line", normal(size=(n, 1)), 1 + 2 * normal(size=(n, 1))),
+        pair("plane", normal(size=(20, 2)), normal(size=(20, 2)) @ [[2, 1], [0, 0.5]] + 1),
+        pair("plane, weighted", normal(size=(14, 2)), normal(size=(19, 2)), _dirichlet(rng, 14, 2), _dirichlet(rng, 19, 0)),
+        pair("grid, tied", grid, np.repeat(grid[::2], 2, axis=0)[rng.permutation(20)] + [1, 0]),
+        pair("space", normal(size=(n, 3)), normal(size=(n, 3)) + [2, 0, 0]),
+        pair("space, n != m", normal(size=(n, 3)), rng.uniform(-2, 2, size=(m + 16, 3))),
+        pair("space, weighted", normal(size=(n, 5)), normal(size=(m, 5)) * 3, _dirichlet(rng, n, 3), _dirichlet(rng, m, 4)),
+        pair("high dimension", normal(size=(32, 64)), 1e3 * normal(size=(32, 64))),
+    ]
+
+
+def _photograph_colours(name: str, rng: np.random.Generator, n: int) -> Array:
+    """Colours of n random pixels of a photograph that scikit-learn ships, in [0, 1]^3."""
+    from sklearn.datasets import load_sample_image
+
+    pixels = load_sample_image(name).reshape(-1, 3)
+    return pixels[rng.choice(len(pixels), n, replace=False)] / 255.0
+
+
+def _digit(rng: np.random.Generator, label: int) -> tuple[Array, Array]:
+    """A handwritten digit as ink on the pixel grid: (64, 2) positions and weights; blank pixels weigh zero."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    image = digits.images[rng.choice(np.flatnonzero(digits.target == label))]
+    rows, columns = np.indices(image.shape)
+    positions = np.column_stack([columns.ravel(), rows.ravel()[::-1]]).astype(float)
+    return positions, image.ravel() / image.sum()
+
+
+def real_problems(seed: int = 0) -> list[Problem]:
+    """Colours of scikit-learn's two photographs, and digits as weighted clouds on their pixel grid (heavy ties)."""
+    rng = np.random.default_rng([seed, 161803])
+    tag = f" #{seed}"
+    china = _photograph_colours("china.jpg", rng, 120)
+    flower = _photograph_colours("flower.jpg", rng, 120)
+    palette, counts = np.unique(np.round(flower * 7) / 7, axis=0, return_counts=True)
+    three, three_weights = _digit(rng, 3)
+    eight, eight_weights = _digit(rng, 8)
+    return [
+        Problem("photographs" + tag, china, flower, uniform(120), uniform(120), "real", seed),
+        Problem("photograph to palette" + tag, china, palette, uniform(120), counts / counts.sum(), "real", seed),
+        Problem("digits 3 and 8" + tag, three, eight, three_weights, eight_weights, "real", seed),
+    ]
+
+
+def user_problem(x: Array, y: Array, a: Array | None, b: Array | None, *, max_points: int, seed: int = 0) -> Problem:
+    """The user's own clouds, thinned at random to ``max_points`` a side so that the dense oracles can follow."""
+    rng = np.random.default_rng([seed, 141421])
+
+    def thin(points: Array, weights: Array | None) -> tuple[Array, Array]:
+        weights = uniform(len(points)) if weights is None else weights
+        keep = np.sort(rng.choice(len(points), min(len(points), max_points), replace=False))
+        kept = weights[keep]
+        if kept.sum() == 0:
+            raise ValueError("weights: the points drawn for verification weigh nothing; raise --max-points")
+        return points[keep], kept / kept.sum()
+
+    (x, a), (y, b) = thin(x, a), thin(y, b)
+    return Problem("your clouds", x, y, a, b, "user", seed)
