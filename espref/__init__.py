@@ -7,9 +7,17 @@ The modules stand in the order of the mathematics: ``line``, ``directions``, ``l
 from ._version import __version__
 
 # 1 line
+from .line import line_plan
+
 # 2 directions
+from .directions import direction_weights, sample_directions
+
 # 3 lift
+from .lift import marginal_defect, slice_costs, sliced_plans, transport_cost
+
 # 4 expected
+from .expected import SlicedPlan, est_distance, expected_sliced_plan, gibbs_weights, min_sliced_plan
+
 # 5 circle
 # 6 softsort
 # 7 softplan

@@ -1,0 +1,143 @@
+r"""Chapter 2. Directions: the unit vectors $\theta$ on which clouds are projected."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+from scipy.integrate import lebedev_rule
+
+from ._checks import Array, as_choice, as_count, as_generator
+
+METHODS = ("random", "orthogonal", "sobol", "equispaced", "lebedev", "axes")
+
+#: Degrees for which SciPy has a Lebedev rule.
+_LEBEDEV_DEGREES = (*range(3, 32, 2), *range(35, 132, 6))
+
+
+def _normalised(rows: Array) -> Array:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _random(n: int, dim: int, rng: np.random.Generator) -> Array:
+    """Independent and uniform on the sphere: a normalised Gaussian."""
+    return _normalised(rng.standard_normal((n, dim)))
+
+
+def _orthogonal(n: int, dim: int, rng: np.random.Generator) -> Array:
+    """Rows of independent Haar orthogonal matrices, the last one cut short."""
+    gaussians = rng.standard_normal((-(-n // dim), dim, dim))
+    q, r = np.linalg.qr(gaussians)
+    signs = np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)  # without them QR is not Haar
+    return np.swapaxes(q * signs[:, None, :], 1, 2).reshape(-1, dim)[:n]
+
+
+def _sobol(n: int, dim: int, rng: np.random.Generator) -> Array:
+    """Scrambled Sobol points of the cube, sent to the sphere through the Gaussian."""
+    bits = max(int(n - 1).bit_length(), 0)
+    cube = stats.qmc.Sobol(dim, scramble=True, rng=rng).random_base2(bits)[:n]
+    tiny = np.finfo(float).eps
+    return _normalised(stats.norm.ppf(np.clip(cube, tiny, 1 - tiny)))
+
+
+def _equispaced(n: int, dim: int) -> Array:
+    """Midpoints of n equal arcs of the half circle (the other half gives the same plans)."""
+    if dim != 2:
+        raise ValueError(f"dim: expected 2 for equispaced directions, got {dim}")
+    angles = np.pi * (np.arange(n) + 0.5) / n
+    return np.column_stack([np.cos(angles), np.sin(angles)])
+
+
+def _lebedev(n: int, dim: int) -> tuple[Array, Array]:
+    """The Lebedev rule with n nodes on the sphere of R^3, and its weights, sum 1."""
+    if dim != 3:
+        raise ValueError(f"dim: expected 3 for Lebedev directions, got {dim}")
+    sizes = []
+    for degree in _LEBEDEV_DEGREES:
+        nodes, weights = lebedev_rule(degree)
+        if len(weights) == n:
+            return nodes.T, weights / weights.sum()
+        sizes.append(len(weights))
+        if len(weights) > n:
+            break
+    raise ValueError(f"n_directions: expected the size of a Lebedev rule ({', '.join(map(str, sizes))}, ...), got {n}")
+
+
+def _axes(n: int, dim: int) -> Array:
+    """The coordinate axes, ESPFormer's choice."""
+    if n != dim:
+        raise ValueError(f"n_directions: expected the dimension, {dim}, for axes, got {n}")
+    return np.eye(dim)
+
+
+def sample_directions(
+    n_directions: int, dim: int, *, method: str = "random", seed: int | np.random.Generator | None = None
+) -> Array:
+    """Unit directions on the sphere of R^dim.
+
+    Parameters
+    ----------
+    n_directions : int
+        L. "axes" takes L = dim only; "lebedev" the sizes of Lebedev rules (6, 14, 26, 38, 50, 74, ...).
+    dim : int
+        d. "equispaced" takes 2 only, "lebedev" 3 only.
+    method : "random" | "orthogonal" | "sobol" | "equispaced" | "lebedev" | "axes"
+        Independent uniform; rows of Haar orthogonal matrices; scrambled Sobol points through the Gaussian; midpoints of
+        equal arcs of the half circle; a Lebedev quadrature rule (use its weights too: :func:`direction_weights`); the
+        coordinate axes.
+    seed : int or numpy Generator, optional
+        Source of the random numbers of the first three.
+
+    Returns
+    -------
+    (L, d) array, one unit row a direction.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, or a size or dimension that the method does not have.
+
+    Examples
+    --------
+    >>> from espref import sample_directions
+    >>> sample_directions(2, 2, method="axes")
+    array([[1., 0.],
+           [0., 1.]])
+
+    References
+    ----------
+    shahbazi2025espformer (axes), mezzadri2007generate (Haar matrices by QR)
+    """
+    n, dim = as_count(n_directions, "n_directions"), as_count(dim, "dim")
+    as_choice(method, "method", METHODS)
+    rng = as_generator(seed)
+    if method == "random":
+        return _random(n, dim, rng)
+    if method == "orthogonal":
+        return _orthogonal(n, dim, rng)
+    if method == "sobol":
+        return _sobol(n, dim, rng)
+    if method == "equispaced":
+        return _equispaced(n, dim)
+    return _lebedev(n, dim)[0] if method == "lebedev" else _axes(n, dim)
+
+
+def direction_weights(n_directions: int, dim: int, *, method: str = "random") -> Array:
+    """Quadrature weights that belong to :func:`sample_directions`, shape (L,), sum 1: pass them as ``prior``.
+
+    Lebedev rules have weights of their own; those of all other methods are uniform.
+
+    Raises
+    ------
+    ValueError
+        As :func:`sample_directions`.
+
+    Examples
+    --------
+    >>> from espref import direction_weights
+    >>> direction_weights(14, 3, method="lebedev").round(4)[[0, -1]]
+    array([0.0667, 0.075 ])
+    """
+    n, dim = as_count(n_directions, "n_directions"), as_count(dim, "dim")
+    if as_choice(method, "method", METHODS) == "lebedev":
+        return _lebedev(n, dim)[1]
+    return np.full(n, 1.0 / n)
