@@ -19,8 +19,25 @@ from .lift import marginal_defect, slice_costs, sliced_plans, transport_cost
 from .expected import SlicedPlan, est_distance, expected_sliced_plan, gibbs_weights, min_sliced_plan
 
 # 5 circle
+from .circle import circle_plan
+
 # 6 softsort
 # 7 softplan
 # 8 attention
 
-__all__ = ["__version__"]
+__all__ = [
+    "__version__",
+    "line_plan",
+    "sample_directions",
+    "direction_weights",
+    "sliced_plans",
+    "slice_costs",
+    "transport_cost",
+    "marginal_defect",
+    "SlicedPlan",
+    "gibbs_weights",
+    "expected_sliced_plan",
+    "min_sliced_plan",
+    "est_distance",
+    "circle_plan",
+]

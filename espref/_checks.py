@@ -55,9 +55,7 @@ def as_pair(x: ArrayLike, y: ArrayLike, names: tuple[str, str] = ("x", "y")) -> 
     """Two clouds of the same dimension, shapes (n, d) and (m, d)."""
     x, y = as_points(x, names[0]), as_points(y, names[1])
     if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"{names[1]}: expected the dimension of {names[0]}, d = {x.shape[1]}, got d = {y.shape[1]}"
-        )
+        raise ValueError(f"{names[1]}: expected the dimension of {names[0]}, d = {x.shape[1]}, got d = {y.shape[1]}")
     return x, y
 
 

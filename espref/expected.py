@@ -169,7 +169,7 @@ def min_sliced_plan(
     --------
     >>> from espref import min_sliced_plan
     >>> min_sliced_plan([[0, 0], [1, 3]], [[0, 1], [1, 0]], [[1, 0], [0, 1]]).weights
-    array([1., 0.])
+    array([0., 1.])
 
     References
     ----------

@@ -118,8 +118,9 @@ def _sort(values: Array, ties: str) -> tuple[Index, Index]:
         return values.argsort(kind="stable"), np.arange(len(values))
     order = values.argsort()
     ordered = values[order]
-    new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-    return order, np.flatnonzero(new)
+    new = ordered[1:] != ordered[:-1]
+    starts = np.arange(len(values)) if new.all() else np.concatenate([[0], 1 + np.flatnonzero(new)])
+    return order, starts
 
 
 def match(u: Array, v: Array, a: Array, b: Array, ties: str) -> Matching:
@@ -132,11 +133,15 @@ def match(u: Array, v: Array, a: Array, b: Array, ties: str) -> Matching:
     source_order, source_starts = _sort(u, ties)
     target_order, target_starts = _sort(v, ties)
     classes = Quanta(
-        np.add.reduceat(quanta.source[source_order], source_starts),
-        np.add.reduceat(quanta.target[target_order], target_starts),
+        _class_sums(quanta.source[source_order], source_starts),
+        _class_sums(quanta.target[target_order], target_starts),
         quanta.total,
     )
     return Matching(source_order, source_starts, target_order, target_starts, rank_pieces(classes))
+
+
+def _class_sums(ordered: Index, starts: Index) -> Index:
+    return ordered if len(starts) == len(ordered) else np.add.reduceat(ordered, starts)
 
 
 def class_sizes(starts: Index, n: int) -> Index:

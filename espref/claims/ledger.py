@@ -140,7 +140,9 @@ class Outcome(NamedTuple):
         return self.verdict in ("holds", "refuted", "skipped")
 
 
-def _residuals(check: Callable[..., float], on: Scope, problems: Sequence[Problem], seeds: int) -> Iterator[tuple[str, float]]:
+def _residuals(
+    check: Callable[..., float], on: Scope, problems: Sequence[Problem], seeds: int
+) -> Iterator[tuple[str, float]]:
     """(where, residual) for each thing the check is run on."""
     if on == "fixed":
         yield "fixed", float(check())
@@ -157,7 +159,9 @@ def run_claim(entry: Claim, problems: Sequence[Problem], seeds: int = 3) -> Outc
     """Run one claim and its companions on all it applies to; keep the worst residual."""
     start = time.perf_counter()
 
-    def outcome(verdict: Verdict, residual: float, companions: tuple[float, ...], runs: int, worst: str, note: str) -> Outcome:
+    def outcome(
+        verdict: Verdict, residual: float, companions: tuple[float, ...], runs: int, worst: str, note: str
+    ) -> Outcome:
         return Outcome(entry, verdict, residual, companions, runs, worst, time.perf_counter() - start, note)
 
     if (remedy := entry.missing()) is not None:

@@ -75,11 +75,23 @@ def synthetic_problems(seed: int = 0) -> list[Problem]:
     return [
         pair("line", normal(size=(n, 1)), 1 + 2 * normal(size=(n, 1))),
         pair("plane", normal(size=(20, 2)), normal(size=(20, 2)) @ [[2, 1], [0, 0.5]] + 1),
-        pair("plane, weighted", normal(size=(14, 2)), normal(size=(19, 2)), _dirichlet(rng, 14, 2), _dirichlet(rng, 19, 0)),
+        pair(
+            "plane, weighted",
+            normal(size=(14, 2)),
+            normal(size=(19, 2)),
+            _dirichlet(rng, 14, 2),
+            _dirichlet(rng, 19, 0),
+        ),
         pair("grid, tied", grid, np.repeat(grid[::2], 2, axis=0)[rng.permutation(20)] + [1, 0]),
         pair("space", normal(size=(n, 3)), normal(size=(n, 3)) + [2, 0, 0]),
         pair("space, n != m", normal(size=(n, 3)), rng.uniform(-2, 2, size=(m + 16, 3))),
-        pair("space, weighted", normal(size=(n, 5)), normal(size=(m, 5)) * 3, _dirichlet(rng, n, 3), _dirichlet(rng, m, 4)),
+        pair(
+            "space, weighted",
+            normal(size=(n, 5)),
+            normal(size=(m, 5)) * 3,
+            _dirichlet(rng, n, 3),
+            _dirichlet(rng, m, 4),
+        ),
         pair("high dimension", normal(size=(32, 64)), 1e3 * normal(size=(32, 64))),
     ]
 
