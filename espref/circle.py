@@ -73,7 +73,7 @@ def _distinct(points: Array, weights: Array) -> Distinct:
         heavy[first],
         heavy,
         place,
-        np.bincount(place, weights[heavy]),
+        np.bincount(place, weights[heavy]).astype(np.float64),
     )
 
 
@@ -145,8 +145,8 @@ def circle_plan(
     Returns
     -------
     SlicedPlan
-        plan, cost, weights (K,) and costs (K,) of the arcs in order of angle. K is at most n (n - 1) / 2 + m (m - 1) / 2;
-        each arc is sorted anew, O(K (n + m) log(n + m)) time in all.
+        plan, cost, weights (K,) and costs (K,) of the arcs in order of angle. K is at most
+        n (n - 1) / 2 + m (m - 1) / 2; each arc is sorted anew, O(K (n + m) log(n + m)) time in all.
 
     Raises
     ------

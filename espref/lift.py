@@ -7,6 +7,7 @@ themselves. It costs $c_\theta = \sum_{ij} |x_i - y_j|^p\, G_{\theta,ij}$, in al
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,7 +34,7 @@ _CHUNK = 2**16
 def project(points: Array, directions: Array) -> Array:
     """Scores <x_i, theta_l>, shape (L, n).
 
-    einsum, not a BLAS product: each score is summed in the same order wherever its row stands, so equal points stay tied.
+    einsum, not a BLAS product: each score is summed in the same order wherever it stands: equal points stay tied.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         scores = np.einsum("ld,nd->ln", directions, points)
@@ -219,7 +220,7 @@ def _tied_cost(matching: Matching, x: Array, y: Array, a: Array, b: Array, p: fl
     return sum(_paired_cost(x, y, *part, p) for part in parts)
 
 
-Plan = Array | sparray | spmatrix
+Plan: TypeAlias = Array | sparray | spmatrix
 
 
 def _as_plan(plan: Plan | ArrayLike) -> coo_array:

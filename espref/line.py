@@ -64,8 +64,11 @@ class Matching(NamedTuple):
 
 
 def quantise(a: Array, b: Array) -> Quanta:
-    """Both weight vectors in quanta: exact for uniform weights, where the total is the least common multiple of n and m;
-    otherwise multiples of 2^-62, what rounding leaves over going to the heaviest point."""
+    """Both weight vectors in quanta.
+
+    Exact for uniform weights, where the total is the least common multiple of n and m; otherwise multiples of 2^-62,
+    what rounding leaves over going to the heaviest point.
+    """
     n, m = len(a), len(b)
     if (a == a[0]).all() and (b == b[0]).all():
         total = int(np.lcm(n, m))
