@@ -1,0 +1,81 @@
+"""Sphinx configuration of the site. Everything it shows is local: it builds and reads without a network."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(HERE / "_ext")]
+# The kernels that execute the tutorials import the package that is documented here, on one thread each.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Tutorials live beside docs/, Sphinx reads below it.
+shutil.rmtree(HERE / "tutorials", ignore_errors=True)
+shutil.copytree(ROOT / "tutorials", HERE / "tutorials", ignore=shutil.ignore_patterns(".*"))
+
+import espref  # noqa: E402
+
+project = "espref"
+author = "The espref authors"
+copyright = author
+version = release = espref.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib.bibtex",
+    "sphinx_proof",
+    "sphinx_exercise",
+    "sphinx_design",
+    "sphinx_copybutton",
+    "api",
+    "ledger",
+]
+exclude_patterns = ["_build", "_static", "**.ipynb_checkpoints", "figures", "records"]
+
+# Tutorials: executed at every build, a failing cell fails it.
+myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "smartquotes"]
+myst_heading_anchors = 3
+nb_execution_mode = os.environ.get("ESPREF_DOCS_EXECUTION", "force")  # "off" while writing prose
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_merge_streams = True
+nb_number_source_lines = False
+
+# The ledger runs at every build (docs/_ext/ledger.py).
+ledger_seeds = 1
+ledger_require_tutorial = False  # True once all tutorials stand
+
+# API: one page a chapter (docs/_ext/api.py).
+autodoc_typehints = "none"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = False
+napoleon_use_param = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+bibtex_bibfiles = [str(ROOT / "espref" / "references.bib")]
+bibtex_default_style = "plain"
+bibtex_reference_style = "author_year"
+
+# One file holds MathJax and its fonts.
+mathjax_path = "mathjax/tex-svg.js"
+mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "global"}}
+
+html_theme = "sphinx_book_theme"
+html_title = "espref"
+html_static_path = ["_static"]
+html_css_files = ["espref.css"]
+html_theme_options = {
+    "use_download_button": True,
+    "use_fullscreen_button": False,
+    "show_toc_level": 2,
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+html_show_copyright = False
+nitpicky = True
