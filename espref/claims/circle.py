@@ -1,0 +1,216 @@
+"""Chapter 5 of the ledger: the exact expectation in the plane, and how well directions sample it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from .. import circle, expected, lift
+from .. import directions as dirs
+from .ledger import claim
+from .problems import Problem
+
+
+def _scale(problem: Problem) -> float:
+    """An inverse temperature that suits the problem's costs."""
+    return 1.0 / np.std(lift.slice_costs(problem.x, problem.y, problem.directions(), problem.a, problem.b))
+
+
+def _turn(angle: float) -> np.ndarray:
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+@claim(
+    "circle.marginals",
+    kind="theorem",
+    on="plane",
+    tolerance=1e-14,
+    source="",
+    statement=r"The circle plan has marginals $a$ and $b$, at $\beta = 0$ and beyond; largest deviation in units "
+    r"of the mass.",
+)
+def marginals(problem: Problem) -> float:
+    """A convex combination of plans, one an arc, is a plan."""
+    worst = 0.0
+    for beta in (0.0, _scale(problem)):
+        plan = circle.circle_plan(problem.x, problem.y, problem.a, problem.b, beta=beta).plan
+        worst = max(worst, abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
+    return worst
+
+
+@claim(
+    "circle.sum-over-arcs",
+    kind="theorem",
+    on="plane",
+    tolerance=1e-11,
+    source="",
+    statement=r"$G_\theta$ is constant between the angles orthogonal to differences of two points of one cloud. "
+    r"So the mean over the circle is the sum over these arcs of their length times the plan of any direction "
+    r"inside (computed here from slices at random points of the arcs), Gibbs weights included.",
+)
+def sum_over_arcs(problem: Problem) -> float:
+    """Between two breakpoints no two projections of one cloud change places."""
+    ends = []
+    for cloud, weights in ((problem.x, problem.a), (problem.y, problem.b)):
+        for point in cloud[weights > 0]:
+            across = (cloud[weights > 0] - point)[np.any(cloud[weights > 0] != point, axis=1)]
+            ends.append(np.arctan2(across[:, 0], -across[:, 1]) % np.pi)
+    ends = np.sort(np.concatenate(ends))
+    ends = np.append(ends, ends[0] + np.pi)
+    lengths = np.diff(ends)
+    keep = lengths > 1e-12
+    inside = (ends[:-1] + problem.rng(8).uniform(0.2, 0.8, len(lengths)) * lengths)[keep]
+    directions = np.column_stack([np.cos(inside), np.sin(inside)])
+    beta, prior = _scale(problem), lengths[keep] / lengths[keep].sum()
+    slices = expected.expected_sliced_plan(
+        problem.x, problem.y, directions, problem.a, problem.b, beta=beta, prior=prior
+    )
+    exact = circle.circle_plan(problem.x, problem.y, problem.a, problem.b, beta=beta)
+    return float(max(abs(slices.plan - exact.plan).sum(), abs(slices.cost / exact.cost - 1)))
+
+
+@claim(
+    "circle.rotation",
+    kind="theorem",
+    on="plane",
+    tolerance=1e-11,
+    source="",
+    statement=r"Rotating both clouds leaves the circle plan unchanged ($\beta = 0$ and $\beta > 0$); $L^1$ "
+    r"distance of the plans.",
+)
+def rotation(problem: Problem) -> float:
+    """The uniform measure on the circle is invariant, and so are distances."""
+    turn, worst = _turn(1.234), 0.0
+    for beta in (0.0, _scale(problem)):
+        plain, turned = (
+            circle.circle_plan(x, y, problem.a, problem.b, beta=beta).plan
+            for x, y in ((problem.x, problem.y), (problem.x @ turn, problem.y @ turn))
+        )
+        worst = max(worst, float(abs(plain - turned).sum()))
+    return worst
+
+
+@rotation.without("the whole circle: sixteen fixed directions", at_least=1e-3)
+def rotation_sampled(problem: Problem) -> float:
+    """A sampled plan is invariant only in law."""
+    turn, directions = _turn(1.234), problem.directions()
+    plain = expected.expected_sliced_plan(problem.x, problem.y, directions, problem.a, problem.b).plan
+    turned = expected.expected_sliced_plan(problem.x @ turn, problem.y @ turn, directions, problem.a, problem.b).plan
+    return float(abs(plain - turned).sum())
+
+
+@claim(
+    "circle.three-against-three",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="shahbazi2025espformer",
+    statement=r"For three queries and three keys the circle splits among the $3!$ permutations like a pie, and $3 "
+    r"\bar G$ is their mean weighted by angle. The slices of the pie are measured here by sorting in closed form.",
+)
+def pie(rng: np.random.Generator) -> float:
+    """Six breakpoints at most; one permutation an arc."""
+    x, y = rng.normal(size=(2, 3, 2))
+    ends = [
+        np.arctan2((c[i] - c[j])[0], -(c[i] - c[j])[1]) % np.pi for c in (x, y) for i, j in ((0, 1), (0, 2), (1, 2))
+    ]
+    ends = np.sort(ends)
+    ends = np.append(ends, ends[0] + np.pi)
+    mean = np.zeros((3, 3))
+    for start, stop in itertools.pairwise(ends):
+        direction = np.array([np.cos((start + stop) / 2), np.sin((start + stop) / 2)])
+        mean[np.argsort(x @ direction), np.argsort(y @ direction)] += (stop - start) / np.pi
+    return float(abs(3 * circle.circle_plan(x, y).plan.toarray() - mean).max())
+
+
+#: Two clouds of three points for which the mean over all directions is worse than no matching at all.
+WORSE_X = np.array([[0.75397544, -0.19962441], [0.90637277, -0.18335367], [-7.74564652, 1.38127945]])
+WORSE_Y = np.array([[-0.26478137, 5.48499534], [-0.30031836, -12.67155322], [-0.74417852, 2.22838648]])
+
+
+@claim(
+    "circle.can-cost-more-than-independence",
+    kind="refutation",
+    on="fixed",
+    tolerance=0.02,
+    source="",
+    statement=r"“The expected sliced plan never costs more than the independent coupling $a b^\top$.” For two "
+    r"clouds of three points in the plane, over the whole circle, it does: $\sum_{ij} \bar G_{ij} \langle x_i - "
+    r"\bar x, y_j - \bar y \rangle$ is negative. The residual is its size over the product of the standard "
+    r"deviations.",
+)
+def worse_than_independent() -> float:
+    """Each slice correlates the projections on its own direction, but may anticorrelate all others; where one cloud
+    is long across the other, the latter can win."""
+    x, y = WORSE_X - WORSE_X.mean(axis=0), WORSE_Y - WORSE_Y.mean(axis=0)
+    plan = circle.circle_plan(x, y).plan
+    return float(-np.sum(x * (plan @ y)) / np.sqrt((x**2).sum(axis=1).mean() * (y**2).sum(axis=1).mean()))
+
+
+@worse_than_independent.without(
+    "the mean over directions: the cheapest slice is better than independence", at_least=0.02
+)
+def best_slice_is_better() -> float:
+    """Among all directions there is one that gains."""
+    angles = dirs.sample_directions(500, 2, method="equispaced")
+    smallest = expected.min_sliced_plan(WORSE_X, WORSE_Y, angles).cost
+    independent = lift.transport_cost(np.full((3, 3), 1 / 9), WORSE_X, WORSE_Y)
+    return (independent - smallest) / independent
+
+
+COUNTS = np.array([16, 32, 64, 128, 256, 512])
+
+
+def _slope(method: str, rng: np.random.Generator, repeats: int) -> float:
+    """Log-log slope of the error of the expected plan (Frobenius, root mean square over repeats) in L."""
+    x, y = rng.normal(size=(2, 12, 2))
+    exact = circle.circle_plan(x, y).plan.toarray()
+    errors = np.zeros(len(COUNTS))
+    for _ in range(repeats):
+        turn = _turn(rng.uniform(0, np.pi))  # equispaced directions have no randomness of their own
+        for k, count in enumerate(COUNTS):
+            directions = dirs.sample_directions(count, 2, method=method, seed=rng) @ turn
+            errors[k] += np.sum((expected.expected_sliced_plan(x, y, directions).plan.toarray() - exact) ** 2)
+    return float(np.polyfit(np.log(COUNTS), np.log(errors) / 2, 1)[0])
+
+
+@claim(
+    "circle.monte-carlo-rate",
+    kind="measurement",
+    on="seed",
+    tolerance=0.1,
+    source="",
+    statement=r"The error of $L$ random directions against the exact circle plan decays like $L^{-1/2}$; the "
+    r"residual is the deviation of the log-log slope, $L = 16 \dots 512$.",
+)
+def monte_carlo_rate(rng: np.random.Generator) -> float:
+    """The mean of independent plans with finite variance."""
+    return abs(_slope("random", rng, 12) + 0.5)
+
+
+@claim(
+    "circle.equispaced-rate",
+    kind="measurement",
+    on="seed",
+    tolerance=-0.9,
+    source="",
+    statement=r"Equispaced directions, turned at random, decay like $L^{-1}$: the log-log slope of the error is "
+    r"at most $-0.9$.",
+)
+def equispaced_rate(rng: np.random.Generator) -> float:
+    """The integrand is piecewise constant: each jump costs at most one cell of width pi/L."""
+    return _slope("equispaced", rng, 12)
+
+
+@claim(
+    "circle.sobol-rate",
+    kind="measurement",
+    on="seed",
+    tolerance=-0.55,
+    source="",
+    statement=r"Scrambled Sobol directions beat independent ones: the log-log slope of the error is at most $-0.55$.",
+)
+def sobol_rate(rng: np.random.Generator) -> float:
+    """A piecewise constant integrand of two Gaussian coordinates; no rate is proven here."""
+    return _slope("sobol", rng, 12)

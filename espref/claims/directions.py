@@ -1,0 +1,152 @@
+"""Chapter 2 of the ledger: directions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import directions as dirs
+from .ledger import claim
+
+#: (method, number of directions, dimension): every scheme, where it is defined.
+SCHEMES = (
+    ("random", 40, 7),
+    ("orthogonal", 40, 7),
+    ("sobol", 40, 7),
+    ("equispaced", 40, 2),
+    ("lebedev", 50, 3),
+    ("axes", 7, 7),
+)
+
+
+@claim(
+    "directions.unit-length",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-14,
+    source="",
+    statement=r"Every scheme returns unit vectors: $|\theta_l| = 1$.",
+)
+def unit_length(rng: np.random.Generator) -> float:
+    """Rows are normalised, or are nodes of the unit sphere by construction."""
+    sampled = (dirs.sample_directions(n, d, method=method, seed=rng) for method, n, d in SCHEMES)
+    return max(float(abs(np.linalg.norm(rows, axis=1) - 1).max()) for rows in sampled)
+
+
+@claim(
+    "directions.orthogonal-blocks",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-14,
+    source="",
+    statement=r"Each block of $d$ orthogonal directions satisfies $\Theta \Theta^\top = I$.",
+)
+def orthogonal_blocks(rng: np.random.Generator) -> float:
+    """The blocks are orthogonal factors of Gaussian matrices."""
+    blocks = dirs.sample_directions(30, 6, method="orthogonal", seed=rng).reshape(5, 6, 6)
+    return float(abs(blocks @ blocks.swapaxes(1, 2) - np.eye(6)).max())
+
+
+@claim(
+    "directions.orthogonal-is-haar",
+    kind="measurement",
+    on="seed",
+    tolerance=5,
+    source="mezzadri2007generate",
+    statement=r"The trace of a $2 \times 2$ block has mean 0 and second moment 1 under the Haar measure; the "
+    r"residual is the deviation of both over $4000$ blocks, in standard errors.",
+)
+def orthogonal_is_haar(rng: np.random.Generator) -> float:
+    """Half of O(2) are rotations with trace 2 cos t, of second moment 2; half are reflections with trace 0. QR alone,
+    without the correction of signs, is not Haar, and shifts the mean."""
+    traces = dirs.sample_directions(8000, 2, method="orthogonal", seed=rng).reshape(-1, 2, 2).trace(axis1=1, axis2=2)
+    deviations = [abs(s.mean() - mean) / (s.std() / np.sqrt(len(s))) for s, mean in ((traces, 0), (traces**2, 1))]
+    return float(max(deviations))
+
+
+@claim(
+    "directions.second-moment",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-14,
+    source="",
+    statement=r"Equispaced, orthogonal (in whole blocks), axis and weighted Lebedev directions have the second "
+    r"moment of the sphere exactly: $\sum_l \pi_l\, \theta_l \theta_l^\top = I / d$.",
+)
+def second_moment(rng: np.random.Generator) -> float:
+    """Orthonormal bases resolve the identity; for equispaced angles the sums of cos 2t and sin 2t vanish; a Lebedev
+    rule integrates polynomials of degree 3 and more exactly."""
+    worst = 0.0
+    for method, n, d in (("equispaced", 9, 2), ("orthogonal", 15, 5), ("axes", 4, 4), ("lebedev", 14, 3)):
+        rows = dirs.sample_directions(n, d, method=method, seed=rng)
+        weights = dirs.direction_weights(n, d, method=method)
+        worst = max(worst, float(abs(rows.T @ (weights[:, None] * rows) - np.eye(d) / d).max()))
+    return worst
+
+
+@second_moment.without("a balanced scheme: independent random directions", at_least=1e-3)
+def random_moment(rng: np.random.Generator) -> float:
+    """Independent directions have it only in the mean."""
+    rows = dirs.sample_directions(15, 5, seed=rng)
+    return float(abs(rows.T @ rows / 15 - np.eye(5) / 5).max())
+
+
+@claim(
+    "directions.random-is-uniform",
+    kind="measurement",
+    on="seed",
+    tolerance=5,
+    source="",
+    statement=r"Random and Sobol directions are uniform on the sphere: first and second moments of $4096$ of them "
+    r"in $R^3$ deviate from $0$ and $I / 3$ by few standard errors (the residual).",
+)
+def random_is_uniform(rng: np.random.Generator) -> float:
+    """A Gaussian vector is invariant under rotations, so its direction is uniform."""
+    worst = 0.0
+    for method in ("random", "sobol"):
+        rows = dirs.sample_directions(4096, 3, method=method, seed=rng)
+        mean = np.abs(rows.mean(axis=0)).max() * np.sqrt(3)
+        spread = np.abs(rows.T @ rows / len(rows) - np.eye(3) / 3).max() / np.sqrt(4 / 45)
+        worst = max(worst, mean * np.sqrt(len(rows)), spread * np.sqrt(len(rows)))
+    return float(worst)
+
+
+@claim(
+    "directions.lebedev-is-exact",
+    kind="theorem",
+    on="fixed",
+    tolerance=1e-13,
+    source="",
+    statement=r"With its own weights the 50-point Lebedev rule integrates the even moments of the sphere exactly: "
+    r"$\sum_l \pi_l\, \theta_{l,3}^{2k} = 1 / (2k + 1)$ for $2k \le 10$.",
+)
+def lebedev_is_exact() -> float:
+    """On the sphere of $R^3$ each coordinate is uniform on [-1, 1] (Archimedes)."""
+    z = dirs.sample_directions(50, 3, method="lebedev")[:, 2]
+    weights = dirs.direction_weights(50, 3, method="lebedev")
+    return float(max(abs(weights @ z ** (2 * k) - 1 / (2 * k + 1)) for k in range(6)))
+
+
+@lebedev_is_exact.without("its weights: uniform ones instead", at_least=1e-4)
+def lebedev_unweighted() -> float:
+    """The nodes alone are no quadrature rule."""
+    z = dirs.sample_directions(50, 3, method="lebedev")[:, 2]
+    return float(max(abs(np.mean(z ** (2 * k)) - 1 / (2 * k + 1)) for k in range(6)))
+
+
+@claim(
+    "directions.same-seed-same-bits",
+    kind="theorem",
+    on="seed",
+    tolerance=0,
+    source="",
+    statement=r"The same seed gives the same directions, bit for bit, in every scheme; the residual counts the "
+    r"schemes that differ, or that give the same random directions for another seed.",
+)
+def same_seed(rng: np.random.Generator) -> float:
+    """Random numbers come from the seed alone."""
+    seed, bad = int(rng.integers(2**31)), 0
+    for method, n, d in SCHEMES:
+        first, again, other = (dirs.sample_directions(n, d, method=method, seed=s) for s in (seed, seed, seed + 1))
+        bad += not np.array_equal(first, again)
+        bad += method in ("random", "orthogonal", "sobol") and np.array_equal(first, other)
+    return float(bad)

@@ -1,0 +1,182 @@
+"""Chapter 3 of the ledger: lifted plans and their costs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import lift, line
+from .ledger import claim
+from .line import EXPONENTS
+from .problems import Problem
+
+
+def _plans(problem: Problem, n_directions: int = 6, ties: str = "split") -> list:
+    return lift.sliced_plans(problem.x, problem.y, problem.directions(n_directions), problem.a, problem.b, ties=ties)
+
+
+@claim(
+    "lift.marginals",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-14,
+    source="liu2025est",
+    statement=r"Every lifted plan is a plan between source and target: marginals $a$ and $b$, no negative entry. "
+    r"The residual is the largest deviation in units of the total mass.",
+)
+def marginals(problem: Problem) -> float:
+    """Lifting relabels the points of the line; masses stay."""
+    worst = 0.0
+    for plan in _plans(problem) + _plans(problem, ties="first"):
+        off = max(abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
+        worst = max(worst, off, -plan.data.min())
+    return worst
+
+
+@claim(
+    "lift.costs-need-no-plan",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-13,
+    source="",
+    statement=r"The slice costs computed without plans equal $\langle C, G_\theta \rangle$, for $p = 1, 3/2, 2, "
+    r"3$, ties split or kept; relative residual. Axis directions are among them, so that grids tie.",
+)
+def costs_need_no_plan(problem: Problem) -> float:
+    r"""Between classes U and V the mean of $|x - y|^2$ is $|\bar x - \bar y|^2$ plus both variances; for other p
+    the pairs are summed one by one."""
+    directions = np.vstack([problem.directions(4), np.eye(problem.dim)[:2]])
+    worst = 0.0
+    for ties in line.TIES:
+        plans = lift.sliced_plans(problem.x, problem.y, directions, problem.a, problem.b, ties=ties)
+        for p in EXPONENTS:
+            costs = lift.slice_costs(problem.x, problem.y, directions, problem.a, problem.b, p=p, ties=ties)
+            ground = np.linalg.norm(problem.x[:, None] - problem.y, axis=-1) ** p
+            direct = np.array([(plan.toarray() * ground).sum() for plan in plans])
+            worst = max(worst, float((abs(costs - direct) / direct).max()))
+    return worst
+
+
+@claim(
+    "lift.transport-cost-is-linear",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-13,
+    source="",
+    statement=r"$\langle C, G \rangle$ is the same for a plan held sparse and dense, and equals "
+    r"$\sum_i a_i |x_i|^2 + \sum_j b_j |y_j|^2 - 2 \langle x, G y \rangle$ for $p = 2$.",
+)
+def cost_is_linear(problem: Problem) -> float:
+    """Expand the square and use the marginals. Clouds are centred at the target's mean to keep the terms small."""
+    plan = _plans(problem, 1)[0]
+    centre = problem.b @ problem.y
+    x, y = problem.x - centre, problem.y - centre
+    parts = problem.a @ (x**2).sum(1) + problem.b @ (y**2).sum(1)
+    expanded = parts - 2 * np.sum(x * (plan @ y))
+    sparse, dense = (lift.transport_cost(g, problem.x, problem.y) for g in (plan, plan.toarray()))
+    return max(abs(sparse - expanded), abs(sparse - dense)) / parts
+
+
+@claim(
+    "lift.above-wasserstein",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-12,
+    needs=("ot",),
+    source="liu2025est",
+    statement=r"No lifted plan beats the optimal one: $c_\theta \ge W_p^p$ for every direction ($p = 1, 2$). The "
+    r"residual is the largest relative shortfall.",
+)
+def above_wasserstein(problem: Problem) -> float:
+    """A lifted plan is one of the plans over which $W_p^p$ minimises."""
+    from .. import solvers
+
+    worst = 0.0
+    for p in (1, 2):
+        best = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b, p=p).cost
+        costs = lift.slice_costs(problem.x, problem.y, problem.directions(), problem.a, problem.b, p=p)
+        worst = max(worst, float((best - costs).max()) / best)
+    return worst
+
+
+@claim(
+    "lift.line-cost-below-slice-cost",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-13,
+    source="",
+    statement=r"The one-dimensional cost of a slice is at most its lifted cost: "
+    r"$\sum_{ij} |\langle \theta, x_i - y_j \rangle|^p\, G_{\theta,ij} \le c_\theta$.",
+)
+def projected_cost(problem: Problem) -> float:
+    """Cauchy and Schwarz, for unit directions."""
+    directions, worst = problem.directions(6), -np.inf
+    for p in EXPONENTS:
+        costs = lift.slice_costs(problem.x, problem.y, directions, problem.a, problem.b, p=p)
+        for direction, plan, cost in zip(directions, _plans(problem), costs, strict=True):
+            projected = lift.transport_cost(plan, problem.x @ direction[:, None], problem.y @ direction[:, None], p=p)
+            worst = max(worst, (projected - cost) / cost)
+    return float(max(worst, 0))
+
+
+@projected_cost.without("unit length of the directions", at_least=0.1)
+def long_direction(problem: Problem) -> float:
+    """A direction of length 100 stretches the line, not the space."""
+    direction = 100 * problem.directions(1)
+    plan = lift.sliced_plans(problem.x, problem.y, direction, problem.a, problem.b)[0]
+    projected = lift.transport_cost(plan, problem.x @ direction.T, problem.y @ direction.T)
+    cost = lift.slice_costs(problem.x, problem.y, direction, problem.a, problem.b)[0]
+    return (projected - cost) / cost
+
+
+@claim(
+    "lift.translation-and-scaling",
+    kind="theorem",
+    on="pair",
+    tolerance=0,
+    source="",
+    statement=r"Translating one cloud, or scaling it by a positive factor, leaves every lifted plan $G_\theta$ "
+    r"unchanged.",
+)
+def translation_and_scaling(problem: Problem) -> float:
+    """Projections move by an increasing map, and the plan on the line depends on order alone. Powers of two, and
+    points rounded to a dyadic grid, keep the projections on axes free of rounding."""
+    x, y = np.round(problem.x * 64) / 64, np.round(problem.y * 64) / 64
+    axes = np.eye(problem.dim)[:3]
+    moved = lift.sliced_plans(4 * x + 8, y, axes, problem.a, problem.b)
+    plans = lift.sliced_plans(x, y, axes, problem.a, problem.b)
+    return float(max(abs(plan - other).max() for plan, other in zip(plans, moved, strict=True)))
+
+
+@claim(
+    "lift.opposite-directions",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-15,
+    source="",
+    statement=r"Opposite directions have the same plan: $G_{-\theta} = G_\theta$. So half a sphere of directions "
+    r"is enough.",
+)
+def opposite_directions(problem: Problem) -> float:
+    """The monotone plan matched from right to left is the monotone plan."""
+    other = lift.sliced_plans(problem.x, problem.y, -problem.directions(6), problem.a, problem.b)
+    return float(max(abs(plan - flipped).max() for plan, flipped in zip(_plans(problem), other, strict=True)))
+
+
+@claim(
+    "lift.equal-points-stay-tied",
+    kind="theorem",
+    on="seed",
+    tolerance=0,
+    source="",
+    statement=r"Equal points have equal projections, to the last bit, wherever they stand in the cloud. The "
+    r"residual is the largest difference.",
+)
+def equal_points(rng: np.random.Generator) -> float:
+    """Each score is summed in the same order. (A blocked matrix product need not do so.)"""
+    worst = 0.0
+    for n, dim in ((7, 3), (33, 17), (257, 64)):
+        cloud = np.vstack([rng.normal(size=(1, dim))] * n)
+        cloud[::5] = rng.normal(size=(len(cloud[::5]), dim))
+        rows = lift.project(cloud, rng.normal(size=(9, dim)))[:, np.arange(n) % 5 > 0]
+        worst = max(worst, float(np.ptp(rows, axis=1).max()))
+    return worst

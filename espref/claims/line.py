@@ -1,0 +1,280 @@
+"""Chapter 1 of the ledger: transport on the line."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import linear_sum_assignment
+
+from .. import lift, line
+from .ledger import claim
+from .problems import Problem, uniform
+
+EXPONENTS = (1.0, 1.5, 2.0, 3.0)
+
+
+def scores(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Both clouds on one random direction."""
+    direction = problem.directions(1)
+    return lift.project(problem.x, direction)[0], lift.project(problem.y, direction)[0]
+
+
+def _cost(plan, u, v, h) -> float:
+    return float(h(u[plan.row] - v[plan.col]) @ plan.data)
+
+
+def _excess(problem: Problem, h) -> float:
+    """How much more the sorted plan costs than the exact optimum, relative to the independent coupling."""
+    from ot import emd
+
+    u, v = scores(problem)
+    ground = h(u[:, None] - v)
+    best = (emd(problem.a, problem.b, ground, numItermax=10**7) * ground).sum()
+    found = _cost(line.line_plan(u, v, problem.a, problem.b), u, v, h)
+    return abs(found - best) / float(problem.a @ ground @ problem.b)
+
+
+@claim(
+    "line.sorted-is-optimal",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-12,
+    needs=("ot",),
+    source="peyre2019computational",
+    statement=r"On the line the monotone plan is an optimal plan for every cost $h(u - v)$ with $h$ convex. Its cost "
+    r"equals that of an exact solver (POT's network simplex) for $h(t) = |t|^p$, $p = 1, 3/2, 2, 3$.",
+)
+def sorted_is_optimal(problem: Problem) -> float:
+    """For u <= u' and v <= v', convexity gives h(u - v) + h(u' - v') <= h(u - v') + h(u' - v): uncrossing two pieces
+    never costs more, and the monotone plan is the one without crossings."""
+    return max(_excess(problem, lambda t, p=p: np.abs(t) ** p) for p in EXPONENTS)
+
+
+@sorted_is_optimal.without("convexity of the cost: $h(t) = \\sqrt{|t|}$", at_least=1e-3, on="fixed")
+def concave_cost() -> float:
+    """Moving one point far beats moving two points a little."""
+    u, v = np.array([0.0, 1.0]), np.array([1.0, 2.0])
+    ground = np.sqrt(np.abs(u[:, None] - v))
+    rows, cols = linear_sum_assignment(ground)
+    return _cost(line.line_plan(u, v), u, v, lambda t: np.sqrt(np.abs(t))) - ground[rows, cols].mean()
+
+
+@claim(
+    "line.agrees-with-assignment",
+    kind="theorem",
+    on="square",
+    tolerance=1e-12,
+    source="peyre2019computational",
+    statement=r"For $n = m$ and uniform weights the monotone plan costs as much as the best assignment, for $p = "
+    r"1, 2$.",
+)
+def agrees_with_assignment(problem: Problem) -> float:
+    """Birkhoff: an optimal plan is a permutation; SciPy's assignment solver is the oracle."""
+    u, v = scores(problem)
+    worst = 0.0
+    for p in (1, 2):
+        ground = np.abs(u[:, None] - v) ** p
+        rows, cols = linear_sum_assignment(ground)
+        found = lift.transport_cost(line.line_plan(u, v), u[:, None], v[:, None], p=p)
+        worst = max(worst, abs(found - ground[rows, cols].mean()) / ground.mean())
+    return worst
+
+
+@claim(
+    "line.cost-is-area-between-distribution-functions",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-12,
+    source="peyre2019computational",
+    statement=r"For $p = 1$ the optimal cost is the area between the distribution functions, "
+    r"$\int |F_\mu - F_\nu|\,dt$ (computed by SciPy, which sorts no pairs).",
+)
+def area(problem: Problem) -> float:
+    """Both are the integral of |F_mu^{-1} - F_nu^{-1}|, read along the other axis."""
+    u, v = scores(problem)
+    found = lift.transport_cost(line.line_plan(u, v, problem.a, problem.b), u[:, None], v[:, None], p=1)
+    expected = stats.wasserstein_distance(u, v, problem.a, problem.b)
+    return abs(found - expected) / float(problem.a @ np.abs(u[:, None] - v) @ problem.b)
+
+
+@claim(
+    "line.marginals",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-14,
+    source="",
+    statement=r"The line plan has marginals $a$ and $b$, with split ties and with ties kept in order; the "
+    r"residual is the largest deviation in units of the total mass.",
+)
+def marginals(problem: Problem) -> float:
+    """Cumulative sums are matched as whole numbers: each point's pieces add up to its quanta exactly."""
+    u, v = scores(problem)
+    worst = 0.0
+    for ties in line.TIES:
+        plan = line.line_plan(u, v, problem.a, problem.b, ties=ties)
+        worst = max(worst, abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
+    return worst
+
+
+@claim(
+    "line.few-entries",
+    kind="theorem",
+    on="pair",
+    tolerance=0,
+    source="peyre2019computational",
+    statement=r"Without ties the plan has at most $n + m - 1$ entries. The residual counts the entries above.",
+)
+def few_entries(problem: Problem) -> float:
+    """Every piece ends where a source or a target point is used up, and the last piece uses up both."""
+    u, v = scores(problem)
+    plan = line.line_plan(u, v, problem.a, problem.b, ties="first")
+    return max(0, plan.nnz - (len(u) + len(v) - 1)) + np.count_nonzero(plan.data == 0)
+
+
+@few_entries.without("the absence of ties", at_least=1, on="fixed")
+def tied_entries() -> float:
+    """Three equal points against two: all six entries, two more than n + m - 1."""
+    return line.line_plan([0.0, 0.0, 0.0], [1.0, 2.0]).nnz - 4
+
+
+@claim(
+    "line.permutation",
+    kind="theorem",
+    on="square",
+    tolerance=0,
+    source="",
+    statement=r"For $n = m$, uniform weights and no ties, $n G$ is the permutation matrix that matches ranks.",
+)
+def permutation(problem: Problem) -> float:
+    """Rank i of the source receives the interval [i/n, (i+1)/n], and so does rank i of the target."""
+    u, v = scores(problem)
+    plan = line.line_plan(u, v, ties="first")
+    expected = np.zeros(plan.shape)
+    expected[np.argsort(u, kind="stable"), np.argsort(v, kind="stable")] = 1
+    return abs(plan.toarray() - expected / len(u)).max()
+
+
+@claim(
+    "line.rank-coupling-is-interval-overlap",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-16,
+    source="",
+    statement=r"For uniform weights and sorted points, $G_{ij}$ is the length of "
+    r"$[\frac{i}{n}, \frac{i+1}{n}] \cap [\frac{j}{m}, \frac{j+1}{m}]$.",
+)
+def interval_overlap(rng: np.random.Generator) -> float:
+    """The north-west corner rule written in cumulative weights; the overlaps are computed here in whole numbers."""
+    n, m = rng.integers(2, 40, 2)
+    i, j = np.arange(n)[:, None], np.arange(m)
+    overlap = np.maximum(0, np.minimum((i + 1) * m, (j + 1) * n) - np.maximum(i * m, j * n)) / (n * m)
+    return abs(line.line_plan(np.arange(n), np.arange(m)).toarray() - overlap).max()
+
+
+@claim(
+    "line.support-is-monotone",
+    kind="theorem",
+    on="pair",
+    tolerance=0,
+    source="peyre2019computational",
+    statement=r"No two entries of the plan cross: $u_i < u_{i'}$ and $v_j > v_{j'}$ never both carry mass.",
+)
+def monotone_support(problem: Problem) -> float:
+    """By construction mass is used up from left to right on both sides. The residual counts the crossings."""
+    u, v = scores(problem)
+    plan = line.line_plan(u, v, problem.a, problem.b)
+    left, right = u[plan.row], v[plan.col]
+    return float(np.count_nonzero((left[:, None] < left) & (right[:, None] > right)))
+
+
+@claim(
+    "line.depends-on-order-only",
+    kind="theorem",
+    on="pair",
+    tolerance=0,
+    source="",
+    statement=r"The plan is unchanged when either cloud is moved by a strictly increasing map, such as a "
+    r"translation, a positive scaling or a cube.",
+)
+def order_only(problem: Problem) -> float:
+    """Only the order of the points and their weights enter. Ranks stand for any increasing map, free of rounding."""
+    u, v = scores(problem)
+    ranks = np.unique(u, return_inverse=True)[1].ravel()
+    plan = line.line_plan(u, v, problem.a, problem.b)
+    moved = line.line_plan(ranks.astype(float) ** 3 - 5, 4 * v, problem.a, problem.b)
+    return abs(plan - moved).max()
+
+
+@order_only.without("the direction of the map: a decreasing one", at_least=1e-3, on="square")
+def reversed_order(problem: Problem) -> float:
+    """Reversing one side reverses the plan."""
+    u, v = scores(problem)
+    return abs(line.line_plan(u, v) - line.line_plan(-u, v)).max() * len(u)
+
+
+@claim(
+    "line.tie-splitting-is-numbering-free",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-15,
+    source="liu2025est",
+    statement=r"The tie-splitting plan does not depend on how points are numbered: permuting the source permutes "
+    r"the rows, whatever values are equal.",
+)
+def numbering_free(problem: Problem) -> float:
+    r"""Its formula $a_i b_j \Lambda(U_i, V_j) / (A(U_i) B(V_j))$ names no index order."""
+    order = problem.rng(2).permutation(len(problem.x))
+    u, v = np.round(scores(problem)[0], 1), np.round(scores(problem)[1], 1)
+    plan = line.line_plan(u, v, problem.a, problem.b).toarray()
+    return abs(line.line_plan(u[order], v, problem.a[order], problem.b).toarray() - plan[order]).max()
+
+
+@numbering_free.without("splitting: ties kept in input order", at_least=0.1, on="fixed")
+def keeps_numbering() -> float:
+    """Two equal points swap partners when their numbers are swapped."""
+    plan = line.line_plan([0.0, 0.0], [1.0, 2.0], [0.6, 0.4], ties="first").toarray()
+    swapped = line.line_plan([0.0, 0.0], [1.0, 2.0], [0.4, 0.6], ties="first").toarray()
+    return abs(swapped - plan[::-1]).max()
+
+
+@claim(
+    "line.tie-splitting-formula",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-14,
+    source="liu2025est",
+    statement=r"$G_{ij} = \frac{a_i}{A(U_i)} \frac{b_j}{B(V_j)} \Lambda(U_i, V_j)$, where $\Lambda$ is the "
+    r"monotone plan between the distinct values and $U_i$, $V_j$ the classes of $u_i$ and $v_j$; $0/0 = 0$.",
+)
+def splitting_formula(problem: Problem) -> float:
+    """The definition, computed from the distribution functions of the distinct values."""
+    u, v = np.round(scores(problem)[0], 1), np.round(scores(problem)[1], 1)
+    a, b = problem.a, problem.b
+    _, of_u = np.unique(u, return_inverse=True)
+    _, of_v = np.unique(v, return_inverse=True)
+    big_a, big_b = np.bincount(of_u, a), np.bincount(of_v, b)
+    high_a, high_b = big_a.cumsum()[:, None], big_b.cumsum()
+    overlap = np.minimum(high_a, high_b) - np.maximum(high_a - big_a[:, None], high_b - big_b)
+    share = overlap.clip(0) / np.where(np.outer(big_a, big_b) > 0, np.outer(big_a, big_b), 1)
+    expected = a[:, None] * b * share[np.ix_(of_u, of_v)]
+    return abs(line.line_plan(u, v, a, b).toarray() - expected).max()
+
+
+@claim(
+    "line.merging-ties",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-15,
+    source="liu2025est",
+    statement=r"A cloud whose equal points are merged into one with their total weight has the same plan, the "
+    r"entries of the merged points added up.",
+)
+def merging(rng: np.random.Generator) -> float:
+    """Sum the tie-splitting formula over a class."""
+    u, v = rng.integers(0, 5, 12).astype(float), rng.normal(size=9)
+    a, b = rng.dirichlet(np.ones(12)), uniform(9)
+    distinct, place = np.unique(u, return_inverse=True)
+    merged = line.line_plan(distinct, v, np.bincount(place, a), b).toarray()
+    summed = np.zeros_like(merged)
+    np.add.at(summed, place, line.line_plan(u, v, a, b).toarray())
+    return abs(merged - summed).max()

@@ -1,0 +1,128 @@
+"""The oracles' part of the ledger: what POT's solvers say, and where they err."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import expected, lift, solvers
+from .ledger import claim
+from .problems import Problem
+
+
+@claim(
+    "solvers.pot-slice-costs-are-wrong",
+    kind="refutation",
+    on="fixed",
+    tolerance=0.01,
+    needs=("ot",),
+    source="flamary2021pot",
+    statement=r"“The slice costs that POT 0.9.7 returns are the costs of its slice plans.” They are not for $n = "
+    r"m = 7$: the residual is the relative difference from $\langle C, G \rangle$ of the plan returned with them.",
+)
+def pot_costs() -> float:
+    """Counterexample by computation; the plans themselves are right, see `solvers.pot-plans-agree`."""
+    from ot import sliced
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 2)), rng.normal(size=(7, 2))
+    direction = np.array([[1.0], [0.0]])
+    plan, cost = sliced.expected_sliced_plan(x, y, projections=direction, beta=1.0, dense=True)
+    return abs(cost - lift.transport_cost(plan, x, y)) / lift.transport_cost(plan, x, y)
+
+
+@claim(
+    "solvers.pot-plans-agree",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-14,
+    needs=("ot",),
+    source="flamary2021pot",
+    statement=r"POT's slice plans, averaged with recomputed costs, are the expected sliced plan with ties kept in "
+    r"order, when no two points are tied.",
+)
+def pot_plans(problem: Problem) -> float:
+    """Two implementations of one definition. Points are shaken a little, so that none are tied."""
+    rng = problem.rng(3)
+    x = problem.x + 1e-3 * rng.normal(size=problem.x.shape)
+    y = problem.y + 1e-3 * rng.normal(size=problem.y.shape)
+    directions, beta = problem.directions(4), 1.0 / np.var(problem.x)
+    ours = expected.expected_sliced_plan(x, y, directions, problem.a, problem.b, beta=beta)
+    theirs = solvers.pot_expected_sliced_plan(x, y, directions, problem.a, problem.b, beta=beta)
+    return float(abs(ours.plan - theirs.plan).max())
+
+
+@claim(
+    "solvers.exact-plan-is-optimal",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-12,
+    needs=("ot",),
+    source="peyre2019computational",
+    statement=r"The exact plan has marginals $a$, $b$, and its cost equals the dual value "
+    r"$\sum_i a_i f_i + \sum_j b_j g_j$ of potentials with $f_i + g_j \le C_{ij}$; relative residual.",
+)
+def exact_is_optimal(problem: Problem) -> float:
+    """Duality: any such pair of potentials bounds the cost of every plan from below. The potentials come from SciPy's
+    linear programming, on at most twelve points a side."""
+    from scipy.optimize import linprog
+
+    x, y, a, b = problem.x[:12], problem.y[:12], problem.a[:12] + 0.01, problem.b[:12] + 0.01
+    a, b = a / a.sum(), b / b.sum()
+    plan, cost = solvers.exact_plan(x, y, a, b)
+    ground = solvers.ground_cost(x, y)
+    n, m = ground.shape
+    scale = ground.max()
+    constraints = np.hstack([np.repeat(np.eye(n), m, axis=0), np.tile(np.eye(m), (n, 1))])
+    dual = linprog(-np.concatenate([a, b]), constraints, ground.ravel() / scale, bounds=(None, None), method="highs")
+    off = max(abs(plan.sum(axis=1) - a).max(), abs(plan.sum(axis=0) - b).max())
+    return max(abs(-dual.fun - cost / scale), off)
+
+
+@claim(
+    "solvers.entropy-is-largest-at-equal-cost",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-6,
+    needs=("ot",),
+    source="peyre2019computational",
+    statement=r"The Sinkhorn plan minimises $\langle C, G \rangle - \varepsilon H(G)$ over all plans. So at equal "
+    r"cost no plan has more entropy $H(G) = -\sum G \log G$: the expected sliced plan is at most as spread. "
+    r"Relative violation.",
+)
+def entropy_is_largest(problem: Problem) -> float:
+    """The objective is strictly convex; the iteration converges to its minimum. The expected sliced plan and the
+    independent coupling are two competitors."""
+    directions = problem.directions()
+    sliced = expected.expected_sliced_plan(problem.x, problem.y, directions, problem.a, problem.b)
+    reg = 0.2 * sliced.cost
+    entropic = solvers.sinkhorn_plan(problem.x, problem.y, reg, problem.a, problem.b)
+
+    def objective(plan: np.ndarray) -> float:
+        mass = plan[plan > 0]
+        return lift.transport_cost(plan, problem.x, problem.y) + reg * float(mass @ np.log(mass))
+
+    least, ours = objective(entropic.plan), objective(sliced.plan.toarray())
+    independent = objective(np.outer(problem.a, problem.b))
+    return max(0.0, least - min(ours, independent)) / sliced.cost
+
+
+@claim(
+    "solvers.sliced-plan-is-sparser-than-sinkhorn",
+    kind="measurement",
+    on="pair",
+    tolerance=1.0,
+    needs=("ot",),
+    source="",
+    statement=r"With $L$ slices (ties kept in order) the expected sliced plan has at most $L (n + m - 1)$ nonzero "
+    r"entries, where the Sinkhorn plan of regularisation a fifth of its cost fills all $n m$ pairs of positive "
+    r"weight. The residual is the larger of both counts, as a share of what is allowed.",
+)
+def sparser(problem: Problem) -> float:
+    """At most n + m - 1 entries a slice; scaling a positive kernel leaves it positive."""
+    sliced = expected.expected_sliced_plan(
+        problem.x, problem.y, problem.directions(4), problem.a, problem.b, ties="first"
+    )
+    entropic = solvers.sinkhorn_plan(problem.x, problem.y, 0.2 * sliced.cost, problem.a, problem.b)
+    pairs = np.count_nonzero(problem.a) * np.count_nonzero(problem.b)
+    allowed = 4 * (len(problem.x) + len(problem.y) - 1)
+    return max(sliced.plan.nnz / allowed, pairs / np.count_nonzero(entropic.plan))
