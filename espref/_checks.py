@@ -73,7 +73,7 @@ def as_weights(value: ArrayLike | None, n: int, name: str) -> Array:
     if array.min() < 0:
         i = int(array.argmin())
         raise ValueError(f"{name}: expected nonnegative weights, got {array[i]} at index {i}")
-    total = math.fsum(array)
+    total = math.fsum(array) if array.max() < 1e300 / n else math.inf
     slack = max(1e-9, 16 * np.finfo(dtype).eps) if dtype.kind == "f" else 1e-9
     if total == 0:
         raise ValueError(f"{name}: expected weights that sum to 1, all are zero")
@@ -103,8 +103,10 @@ def as_real(value: float, name: str, *, least: float, infinite: bool = False, ab
     """A real number >= ``least`` (> ``least`` if ``above``), infinite only where allowed."""
     expected = f"a number {'>' if above else '>='} {least:g}" + ("" if infinite else " and finite")
     try:
+        if np.ndim(value) or isinstance(value, (str, bytes)) or np.iscomplexobj(value):
+            raise TypeError
         number = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name}: expected {expected}, got {value!r}") from error
     too_small = number <= least if above else number < least
     if math.isnan(number) or too_small or (math.isinf(number) and not infinite):
@@ -136,7 +138,7 @@ def as_count(value: int, name: str, *, least: int = 1) -> int:
 
 def as_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
     """One of a few words."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
     return value
 

@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 
 from ._checks import Array, as_beta, as_exponent, as_pair, as_weights
 from .expected import SlicedPlan, gibbs_weights
-from .lift import _finite_cost, _powers
+from .lift import ground_cost
 from .line import Index, monotone_pieces, quantise, rank_pieces
 
 #: Arcs times points that are sorted at once.
@@ -54,7 +54,7 @@ def arcs(x: Array, y: Array) -> Arcs:
 class Distinct(NamedTuple):
     """The U distinct points of positive weight of a cloud of n."""
 
-    points: Array  # (U, 2) centred and scaled to spread 1, which no plan on the line notices
+    points: Array  # (U, 2) scaled by a power of two, which no plan on the line notices
     first: Index  # (U,)  where each stands in the cloud
     heavy: Index  # points of positive weight, in the cloud
     place: Index  # which distinct point each of them is
@@ -64,12 +64,9 @@ class Distinct(NamedTuple):
 def _distinct(points: Array, weights: Array) -> Distinct:
     heavy = np.flatnonzero(weights)
     points, first, place = np.unique(points[heavy], axis=0, return_index=True, return_inverse=True)
-    points = points / max(1.0, np.abs(points).max())
-    points -= points.mean(axis=0)
-    spread = np.abs(points).max()
     place = place.ravel()
     return Distinct(
-        points / spread if spread > 0 else points,
+        np.ldexp(points, -np.frexp(np.abs(points).max())[1]),
         heavy[first],
         heavy,
         place,
@@ -79,7 +76,7 @@ def _distinct(points: Array, weights: Array) -> Distinct:
 
 def _pieces(source: Distinct, target: Distinct, middles: Array) -> Iterator[tuple[slice, Index, Index, Array]]:
     """For some arcs at a time: the arcs, and source, target and mass of their pieces, (arcs, pieces) each."""
-    x, y = source.points, target.points
+    x, y = source.points - source.points.mean(axis=0), target.points - target.points.mean(axis=0)
     quanta = quantise(source.weights, target.weights)
     fixed = len(set(quanta.source)) == len(set(quanta.target)) == 1  # uniform: the same ranks meet on every arc
     step = max(1, _CHUNK // (len(x) + len(y)))
@@ -103,15 +100,6 @@ def _spread(plan: Array, source: Distinct, target: Distinct, a: Array, b: Array)
     full = np.zeros((len(a), len(b)))
     full[np.ix_(source.heavy, target.heavy)] = plan[np.ix_(source.place, target.place)] * share_a[:, None] * share_b
     return coo_array(full)
-
-
-def _ground_cost(x: Array, y: Array, p: float) -> Array:
-    """|x_i - y_j|^p, (n, m)."""
-    with np.errstate(over="ignore"):
-        difference = x[:, None, :] - y[None, :, :]
-        ground = _powers(difference.reshape(-1, 2), p).reshape(len(x), len(y))
-    _finite_cost(ground.max())
-    return ground
 
 
 def circle_plan(
@@ -173,7 +161,7 @@ def circle_plan(
     beta, p = as_beta(beta), as_exponent(p)
     source, target = _distinct(x, a), _distinct(y, b)
     lengths, middles = arcs(source.points, target.points)
-    ground = _ground_cost(x[source.first], y[target.first], p)
+    ground = ground_cost(x[source.first], y[target.first], p)
     costs = np.empty(len(lengths))
     for part, i, j, mass in _pieces(source, target, middles):
         costs[part] = np.einsum("ak,ak->a", ground[i, j], np.broadcast_to(mass, i.shape))

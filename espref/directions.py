@@ -10,8 +10,8 @@ from ._checks import Array, as_choice, as_count, as_generator
 
 METHODS = ("random", "orthogonal", "sobol", "equispaced", "lebedev", "axes")
 
-#: Degrees for which SciPy has a Lebedev rule.
-_LEBEDEV_DEGREES = (*range(3, 32, 2), *range(35, 132, 6))
+#: Degrees for which SciPy has a Lebedev rule. Those of degree 13, 25 and 27 have negative weights: no plan averages so.
+_LEBEDEV_DEGREES = (*(3, 5, 7, 9, 11, 15, 17, 19, 21, 23, 29, 31), *range(35, 132, 6))
 
 
 def _normalised(rows: Array) -> Array:
@@ -35,8 +35,7 @@ def _sobol(n: int, dim: int, rng: np.random.Generator) -> Array:
     """Scrambled Sobol points of the cube, sent to the sphere through the Gaussian."""
     bits = max(int(n - 1).bit_length(), 0)
     cube = stats.qmc.Sobol(dim, scramble=True, rng=rng).random_base2(bits)[:n]
-    tiny = np.finfo(float).eps
-    return _normalised(stats.norm.ppf(np.clip(cube, tiny, 1 - tiny)))
+    return _normalised(stats.norm.ppf(cube + 2.0**-31))  # middles of the cells of width 2^-30: never 0, 1/2 or 1
 
 
 def _equispaced(n: int, dim: int) -> Array:
@@ -77,7 +76,7 @@ def sample_directions(
     Parameters
     ----------
     n_directions : int
-        L. "axes" takes L = dim only; "lebedev" the sizes of Lebedev rules (6, 14, 26, 38, 50, 74, ...).
+        L. "axes" takes L = dim only; "lebedev" the sizes of Lebedev rules (6, 14, 26, 38, 50, 86, ...).
     dim : int
         d. "equispaced" takes 2 only, "lebedev" 3 only.
     method : "random" | "orthogonal" | "sobol" | "equispaced" | "lebedev" | "axes"
@@ -140,4 +139,6 @@ def direction_weights(n_directions: int, dim: int, *, method: str = "random") ->
     n, dim = as_count(n_directions, "n_directions"), as_count(dim, "dim")
     if as_choice(method, "method", METHODS) == "lebedev":
         return _lebedev(n, dim)[1]
+    if method in ("equispaced", "axes"):  # refuse the sizes that they do not have
+        sample_directions(n, dim, method=method)
     return np.full(n, 1.0 / n)

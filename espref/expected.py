@@ -14,7 +14,7 @@ from scipy.sparse import coo_array, csr_array
 
 from ._checks import Array, as_beta, as_exponent, as_prior, as_values
 from .lift import _checked, matching_cost, matchings
-from .line import Matching, split_ties, to_plan
+from .line import QUANTA, Matching, refuse_large, split_ties, to_plan
 
 
 class SlicedPlan(NamedTuple):
@@ -61,6 +61,8 @@ def gibbs_weights(costs: ArrayLike, beta: float, prior: ArrayLike | None = None)
     """
     costs, beta = as_values(costs, "costs"), as_beta(beta)
     prior = as_prior(prior, len(costs))
+    if beta == 0:
+        return prior
     with np.errstate(over="ignore", under="ignore"):
         excess = costs - costs[prior > 0].min()
         damping = np.zeros_like(costs)
@@ -72,8 +74,10 @@ def gibbs_weights(costs: ArrayLike, beta: float, prior: ArrayLike | None = None)
 def _average(kept: list[Matching], weights: Array, a: Array, b: Array) -> coo_array:
     """sum_l w_l G_l, equal entries added up."""
     n, m = len(a), len(b)
-    parts = [(split_ties(matching, a, b), w) for matching, w in zip(kept, weights, strict=True) if w > 0]
-    if all(len(pieces.mass) == n for pieces, _ in parts) and (a > 0).all():  # one entry a row: CSR without sorting
+    used = [(matching, w) for matching, w in zip(kept, weights, strict=True) if w > 0]
+    refuse_large(matching for matching, _ in used)
+    parts = [(split_ties(matching, a, b), w) for matching, w in used]
+    if a.min() >= 1 / QUANTA and all(len(pieces.mass) == n for pieces, _ in parts):  # one entry a row: CSR, no sorting
         columns = np.empty((n, len(parts)), dtype=np.int32)
         masses = np.empty((n, len(parts)))
         for slot, (pieces, w) in enumerate(parts):

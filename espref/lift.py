@@ -21,7 +21,7 @@ from .line import (
     class_shares,
     class_sizes,
     match,
-    pair_counts,
+    refuse_large,
     split_ties,
     tied_pairs,
     to_plan,
@@ -35,12 +35,13 @@ def project(points: Array, directions: Array) -> Array:
     """Scores <x_i, theta_l>, shape (L, n).
 
     einsum, not a BLAS product: each score is summed in the same order wherever it stands: equal points stay tied.
+    Lengths of directions, and huge or tiny clouds, are scaled by powers of two first, so that nothing over- or
+    underflows; no plan on the line notices.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        scores = np.einsum("ld,nd->ln", directions, points)
-    if not np.isfinite(scores).all():
-        raise ValueError("x, y: expected points whose projections are finite, got an overflow; rescale the points")
-    return scores
+    exponents = np.frexp(np.abs(directions).max(axis=1, keepdims=True))[1]
+    size = np.frexp(max(points.max(), -points.min()))[1]
+    shift = np.clip(size, -900, 900) - size
+    return np.einsum("ld,nd->ln", np.ldexp(directions, -exponents), np.ldexp(points, shift) if shift else points)
 
 
 def matchings(x: Array, y: Array, directions: Array, a: Array, b: Array, ties: str) -> Iterator[Matching]:
@@ -102,7 +103,9 @@ def sliced_plans(
     liu2025est
     """
     x, y, directions, a, b = _checked(x, y, directions, a, b, ties)
-    return [to_plan(split_ties(matching, a, b), len(x), len(y)) for matching in matchings(x, y, directions, a, b, ties)]
+    kept = list(matchings(x, y, directions, a, b, ties))
+    refuse_large(kept)
+    return [to_plan(split_ties(matching, a, b), len(x), len(y)) for matching in kept]
 
 
 def slice_costs(
@@ -165,7 +168,7 @@ def _finite_cost(cost: float) -> float:
 
 def _untied_cost(matching: Matching, x: Array, y: Array, p: float) -> float:
     rows, cols, mass = matching.pieces
-    if len(rows) == len(x) == len(y) == len(cols):  # one piece a point: leave x where it is, and move y only
+    if len(rows) == len(matching.source_order) == len(x):  # one piece a point: leave x where it is, and move y only
         partner = np.empty(len(x), dtype=np.intp)
         partner[matching.source_order[rows]] = matching.target_order[cols]
         weights = np.empty(len(x))
@@ -190,8 +193,20 @@ def _paired_cost(x: Array, y: Array, i: Index | None, j: Index, mass: Array, p: 
 
 def _powers(difference: Array, p: float) -> Array:
     """|difference|^p of every row."""
-    squared = np.einsum("kd,kd->k", difference, difference)
-    return squared if p == 2 else squared ** (p / 2)
+    if p == 2:
+        return np.einsum("kd,kd->k", difference, difference)
+    scale = np.ldexp(1.0, np.frexp(max(difference.max(), -difference.min()))[1] - 1)
+    difference = difference / scale  # p < 2: the square may over- or underflow where the power does not
+    return (np.sqrt(np.einsum("kd,kd->k", difference, difference)) * scale) ** p
+
+
+def ground_cost(x: Array, y: Array, p: float) -> Array:
+    """|x_i - y_j|^p, (n, m)."""
+    with np.errstate(over="ignore"):
+        difference = x[:, None, :] - y[None, :, :]
+        ground = _powers(difference.reshape(-1, x.shape[1]), p).reshape(len(x), len(y))
+    _finite_cost(ground.max())
+    return ground
 
 
 def _class_moments(points: Array, weights: Array, order: Index, starts: Index) -> tuple[Array, Array]:
@@ -214,22 +229,20 @@ def _tied_squared_cost(matching: Matching, x: Array, y: Array, a: Array, b: Arra
 
 def _tied_cost(matching: Matching, x: Array, y: Array, a: Array, b: Array, p: float) -> float:
     """All pairs of points of every two matched classes, some at a time."""
-    counts = pair_counts(matching)
-    count, step = int(counts.sum()), max(1, _CHUNK // x.shape[1])
-    parts = (tied_pairs(matching, a, b, counts, s, min(s + step, count)) for s in range(0, count, step))
-    return sum(_paired_cost(x, y, *part, p) for part in parts)
+    step = max(1, _CHUNK // x.shape[1])
+    return sum(_paired_cost(x, y, *part, p) for part in tied_pairs(matching, a, b, step))
 
 
 Plan: TypeAlias = Array | sparray | spmatrix
 
 
 def _as_plan(plan: Plan | ArrayLike) -> coo_array:
-    if isinstance(plan, (sparray, spmatrix)):
-        return coo_array(plan)
-    dense, _ = _real_array(plan, "plan")
-    if dense.ndim != 2 or dense.size == 0:
-        raise ValueError(f"plan: expected shape (n, m) with n, m >= 1, got shape {dense.shape}")
-    return coo_array(_finite(dense, "plan"))
+    sparse = isinstance(plan, (sparray, spmatrix))
+    entries = coo_array(plan if sparse else _real_array(plan, "plan")[0])
+    if entries.ndim != 2 or 0 in entries.shape:
+        raise ValueError(f"plan: expected shape (n, m) with n, m >= 1, got shape {entries.shape}")
+    values = _finite(_real_array(entries.data, "plan")[0], "plan")
+    return coo_array((values, (entries.row, entries.col)), shape=entries.shape)
 
 
 def transport_cost(plan: Plan, x: ArrayLike, y: ArrayLike, *, p: float = 2) -> float:
@@ -276,8 +289,9 @@ def marginal_defect(plan: Plan, a: ArrayLike | None = None, b: ArrayLike | None 
     a, b = as_weights(a, n, "a"), as_weights(b, m, "b")
     rows = np.bincount(entries.row, entries.data, minlength=n)
     cols = np.bincount(entries.col, entries.data, minlength=m)
-    deviations = (
-        np.abs(sums - weights) / np.where(weights > 0, weights, 1 / len(weights))
-        for sums, weights in ((rows, a), (cols, b))
-    )
+    with np.errstate(over="ignore"):  # mass on a point of nearly no weight
+        deviations = [
+            np.abs(sums - weights) / np.where(weights > 0, weights, 1 / len(weights))
+            for sums, weights in ((rows, a), (cols, b))
+        ]
     return float(max(deviation.max() for deviation in deviations))

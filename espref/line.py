@@ -10,6 +10,7 @@ and so every row and column of a plan receives the very mass of its point.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from ._checks import Array, as_choice, as_values, as_weights
 Index = NDArray[np.int64]
 
 #: General weights are rounded to multiples of 1 / QUANTA: 2e-19 of the total mass, far below a rounding of float64.
+#: Points lighter than that take no part.
 QUANTA = 2**62
 
 #: The most entries a tie-splitting plan may hold (16 bytes each) before it is refused.
@@ -128,8 +130,8 @@ def _sort(values: Array, ties: str) -> tuple[Index, Index]:
 
 def match(u: Array, v: Array, a: Array, b: Array, ties: str) -> Matching:
     """The monotone plan between the distinct values of two weighted clouds on the line (inputs already checked)."""
-    if a.min() == 0 or b.min() == 0:  # points without weight take no part
-        (heavy_a,), (heavy_b,) = a.nonzero(), b.nonzero()
+    if a.min() < 1 / QUANTA or b.min() < 1 / QUANTA:  # points without weight take no part
+        heavy_a, heavy_b = np.flatnonzero(a >= 1 / QUANTA), np.flatnonzero(b >= 1 / QUANTA)
         inner = match(u[heavy_a], v[heavy_b], a[heavy_a], b[heavy_b], ties)
         return inner._replace(source_order=heavy_a[inner.source_order], target_order=heavy_b[inner.target_order])
     quanta = quantise(a, b)
@@ -159,25 +161,37 @@ def pair_counts(matching: Matching) -> Index:
     return source_sizes[matching.pieces.source] * target_sizes[matching.pieces.target]
 
 
-def tied_pairs(matching: Matching, a: Array, b: Array, counts: Index, start: int, stop: int) -> Pieces:
-    """Pairs number ``start`` to ``stop`` of all pairs of points in matched classes, with their tie-splitting mass."""
+def tied_pairs(matching: Matching, a: Array, b: Array, step: int) -> Iterator[Pieces]:
+    """All pairs of points in matched classes with their tie-splitting mass, ``step`` pairs at a time."""
     rows, cols, mass = matching.pieces
-    ends = counts.cumsum()
-    pair = np.arange(start, stop)
-    piece = ends.searchsorted(pair, side="right")
-    within = pair - (ends - counts)[piece]
-    width = class_sizes(matching.target_starts, len(matching.target_order))[cols[piece]]
+    ends = pair_counts(matching).cumsum()
+    starts = np.concatenate([[0], ends[:-1]])
+    widths = class_sizes(matching.target_starts, len(matching.target_order))[cols]
     share_a = class_shares(a, matching.source_order, matching.source_starts)
     share_b = class_shares(b, matching.target_order, matching.target_starts)
-    i = matching.source_starts[rows[piece]] + within // width
-    j = matching.target_starts[cols[piece]] + within % width
-    return Pieces(matching.source_order[i], matching.target_order[j], mass[piece] * share_a[i] * share_b[j])
+    for start in range(0, int(ends[-1]), step):
+        pair = np.arange(start, min(start + step, ends[-1]))
+        piece = ends.searchsorted(pair, side="right")
+        i, j = np.divmod(pair - starts[piece], widths[piece])
+        i += matching.source_starts[rows[piece]]
+        j += matching.target_starts[cols[piece]]
+        yield Pieces(matching.source_order[i], matching.target_order[j], mass[piece] * share_a[i] * share_b[j])
 
 
 def class_shares(weights: Array, order: Index, starts: Index) -> Array:
     """Each point's part of the mass of its class, by rank."""
     ordered = weights[order]
     return ordered / np.repeat(np.add.reduceat(ordered, starts), class_sizes(starts, len(order)))
+
+
+def refuse_large(matchings: Iterable[Matching]) -> None:
+    """Raise ValueError before anything is built if tied slices would spread over more than ``MAX_ENTRIES`` entries."""
+    count = sum(int(pair_counts(matching).sum()) for matching in matchings if matching.tied)
+    if count > MAX_ENTRIES:
+        raise ValueError(
+            f"ties: expected plans of at most {MAX_ENTRIES:,} entries, got ties that would spread over {count:,}; "
+            "ties='first' keeps one optimal plan with at most n + m - 1 entries, and slice_costs builds no plan"
+        )
 
 
 def split_ties(matching: Matching, a: Array, b: Array) -> Pieces:
@@ -188,14 +202,8 @@ def split_ties(matching: Matching, a: Array, b: Array) -> Pieces:
     if not matching.tied:
         rows, cols, mass = matching.pieces
         return Pieces(matching.source_order[rows], matching.target_order[cols], mass)
-    counts = pair_counts(matching)
-    count = int(counts.sum())
-    if count > MAX_ENTRIES:
-        raise ValueError(
-            f"ties: expected a plan of at most {MAX_ENTRIES:,} entries, got ties that would spread over {count:,}; "
-            "ties='first' keeps one optimal plan with at most n + m - 1 entries, and slice_costs builds no plan"
-        )
-    return tied_pairs(matching, a, b, counts, 0, count)
+    refuse_large([matching])
+    return next(tied_pairs(matching, a, b, MAX_ENTRIES))
 
 
 def to_plan(pieces: Pieces, n: int, m: int) -> coo_array:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import lift
 from ._checks import Array, as_beta, as_count, as_directions, as_exponent, as_pair, as_real, as_weights
 from .expected import SlicedPlan, gibbs_weights
 from .lift import transport_cost
@@ -38,9 +39,7 @@ def _pot() -> ModuleType:
 def ground_cost(x: ArrayLike, y: ArrayLike, *, p: float = 2) -> Array:
     """The matrix of |x_i - y_j|^p, shape (n, m)."""
     x, y = as_pair(x, y)
-    p = as_exponent(p)
-    difference = x[:, None, :] - y[None, :, :]
-    return np.einsum("ijd,ijd->ij", difference, difference) ** (p / 2)
+    return lift.ground_cost(x, y, as_exponent(p))
 
 
 def exact_plan(
@@ -134,8 +133,8 @@ def pot_expected_sliced_plan(
 ) -> SlicedPlan:
     """POT's slices, with costs, Gibbs weights and average recomputed here.
 
-    POT 0.9.7 returns right plans but wrong slice *costs* whenever n != m or weights are not uniform, and for some uniform
-    n = m too; so its plans with beta > 0 are wrong there. Each slice is therefore taken alone, at beta = 0.
+    POT 0.9.7 returns right plans but wrong slice *costs* whenever n != m or weights are not uniform, and for some
+    uniform n = m too; so its plans with beta > 0 are wrong there. Each slice is therefore taken alone, at beta = 0.
     It keeps one permutation of tied points (``ties="first"`` here).
 
     Raises
