@@ -58,6 +58,11 @@ napoleon_use_param = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
+# One count for all boxes of a ledger chapter: Theorem 4.1, Proposition 4.2, ...
+numfig = True
+numfig_secnum_depth = 1
+prf_realtyp_to_countertyp = {"proposition": "theorem", "observation": "theorem"}
+
 bibtex_bibfiles = [str(ROOT / "espref" / "references.bib")]
 bibtex_default_style = "plain"
 bibtex_reference_style = "author_year"
@@ -73,6 +78,7 @@ html_css_files = ["espref.css"]
 html_theme_options = {
     "use_download_button": True,
     "use_fullscreen_button": False,
+    "navbar_persistent": [],  # one search field, in the sidebar
     "show_toc_level": 2,
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",

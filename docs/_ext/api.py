@@ -42,8 +42,10 @@ def to_rst(text: str) -> str:
     text = DISPLAY.sub(_display, text)
     parts = re.split(r"(``.+?``|^\s*>>>.*$|^\s*\.\.\. .*$)", text, flags=re.MULTILINE)
     for place in range(0, len(parts), 2):
-        parts[place] = INLINE.sub(lambda m: f":math:`{' '.join(m[1].split())}`", parts[place])
-        parts[place] = BIB_KEY.sub(r":cite:t:`\1`", parts[place])
+        prose = re.split(INLINE, parts[place])  # prose, formula, prose, ...
+        prose[::2] = [BIB_KEY.sub(r":cite:t:`\1`", piece.replace("|", r"\|")) for piece in prose[::2]]
+        prose[1::2] = [f":math:`{' '.join(formula.split())}`" for formula in prose[1::2]]
+        parts[place] = "".join(prose)
     return "".join(parts)
 
 

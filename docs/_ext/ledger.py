@@ -2,7 +2,7 @@
 
 * Pages ``ledger/<chapter>.md`` are written before Sphinx reads, one a chapter that has claims.
 * ``{ledger-chapter} line`` shows the claims of a chapter, each with the anchor ``claim-<id>``.
-* ``{ledger-summary}`` shows the counts of this build.
+* ``{ledger-summary}`` shows the counts of this build, and holds the table of contents of those pages.
 * ``{claim}`line.marginals``` links to a claim; a tutorial names with it the claims it rests on.
 
 A fallen claim, an unknown identifier, and (with ``ledger_require_tutorial``) a claim that no tutorial names are
@@ -90,8 +90,7 @@ def write_pages(app: Sphinx) -> None:
     wanted = {}
     for chapter in chapters():
         title = CHAPTERS.get(chapter, chapter.capitalize())
-        number = f"{list(CHAPTERS).index(chapter) + 1}. " if chapter in CHAPTERS else ""
-        wanted[folder / f"{chapter}.md"] = f"# {number}{title}\n\n```{{ledger-chapter}} {chapter}\n```\n"
+        wanted[folder / f"{chapter}.md"] = f"# {title}\n\n```{{ledger-chapter}} {chapter}\n```\n"
     for old in set(folder.glob("*.md")) - set(wanted) - {folder / "index.md"}:
         old.unlink()
     for page, text in wanted.items():
@@ -194,7 +193,8 @@ class LedgerSummary(Generated):
                 f"{sum(o.good and o.verdict != 'skipped' for o in outcomes)} of {len(outcomes)} | {seconds:.1f} s |"
             )
         head = "| chapter | theorems | refutations | measurements | stand in this build | time |\n|---|---|---|---|---|---|"
-        return self.parsed("\n".join([head, *rows]))
+        toctree = ["", "```{toctree}", ":hidden:", ":numbered: 1", "", *chapters(), "```"]
+        return self.parsed("\n".join([head, *rows, *toctree]))
 
 
 class ClaimRole(SphinxRole):
