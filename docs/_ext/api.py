@@ -25,7 +25,9 @@ import espref
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
 BIB_KEY = re.compile(
-    r"(?<![\w`])(" + "|".join(re.findall(r"@\w+\{(\w+),", (ROOT / "espref" / "references.bib").read_text())) + r")(?!\w)"
+    r"(?<![\w`])("
+    + "|".join(re.findall(r"@\w+\{(\w+),", (ROOT / "espref" / "references.bib").read_text()))
+    + r")(?!\w)"
 )
 INLINE = re.compile(r"(?<![\\$\w])\$(?!\s)([^$]+?)(?<!\s)\$(?!\d)")
 DISPLAY = re.compile(r"^([ ]*)(.*?)\$\$(.+?)\$\$[ ]*([.,;]?)", re.DOTALL | re.MULTILINE)

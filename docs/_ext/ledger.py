@@ -39,6 +39,7 @@ CHAPTERS = {
     "softsort": "Soft sorting",
     "softplan": "Soft plans",
     "attention": "Attention",
+    "solvers": "Solvers of POT",
     "nn": "PyTorch",
 }
 #: sphinx-proof environment and name of each kind of claim.

@@ -1,0 +1,41 @@
+# Every target does its own set-up, in .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: verify test lint bench clean help
+
+help:
+	@echo "make verify   measure every claim of the ledger, on synthetic and real data"
+	@echo "make test     run the tests"
+	@echo "make lint     style, formatting and types"
+	@echo "make bench    the benchmarks, as ratios in one run"
+	@echo "make clean    remove what the other targets made"
+
+verify: .venv/.verify
+	$(BIN)/espref verify
+
+test: .venv/.test
+	$(BIN)/python -m pytest
+
+lint: .venv/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: .venv/.test
+	$(BIN)/espref bench
+
+clean:
+	rm -rf .venv build dist *.egg-info
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/.verify: .venv/bin/pip pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[verify]'
+	@touch $@
+
+.venv/.test: .venv/bin/pip pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[test,torch]'
+	@touch $@ .venv/.verify

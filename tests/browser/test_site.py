@@ -1,0 +1,208 @@
+"""Every page of the built site, opened in headless Chromium.
+
+The site is served on this machine alone; a request to any other address is refused, recorded, and fails the test.
+Needs ``chromium`` (Debian's, or the one that CHROMIUM names) and the Python package playwright.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlparse
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+SITE = Path(os.environ["ESPREF_SITE"]).resolve()
+PAGES = sorted(str(page.relative_to(SITE)) for page in SITE.rglob("*.html") if "_static" not in page.parts)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(SITE))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    assert chromium, "chromium: not found; install it or name it in CHROMIUM"
+    with sync_playwright() as playwright:
+        with playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]) as opened:
+            yield opened
+
+
+class Watch:
+    """What a page asks for and complains about."""
+
+    def __init__(self, page: Page, local: str) -> None:
+        self.page, self.complaints = page, []
+        page.on("console", lambda m: self.complaints.append(f"console: {m.text}") if m.type == "error" else None)
+        page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
+        page.on("response", lambda r: self.complaints.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+
+        def decide(route) -> None:
+            url = route.request.url
+            if url.startswith((local, "data:", "blob:")):
+                route.continue_()
+            else:
+                self.complaints.append(f"asked for {url}")
+                route.abort()
+
+        page.route("**/*", decide)
+
+    def open(self, url: str) -> None:
+        """Go there and wait until all formulas are set."""
+        self.page.goto(url)
+        self.page.evaluate("() => window.MathJax?.startup?.promise")
+
+
+@pytest.fixture
+def watch(browser: Browser, address: str) -> Iterator[Watch]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    yield Watch(page, address)
+    page.close()
+
+
+def test_there_are_pages() -> None:
+    """The folder holds the site that is meant."""
+    assert {"index.html", "ledger/index.html", "api/index.html", "tutorials/index.html", "search.html"} <= set(PAGES)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(name: str, watch: Watch, address: str) -> None:
+    """Quiet, local, formulas rendered, images shown and described, no sideways scrolling on a narrow screen."""
+    watch.open(address + name)
+    page = watch.page
+    unset = page.evaluate(
+        "() => [...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container'))"
+        ".map(e => e.textContent)"
+    )
+    assert not unset, "formulas left as text"
+    assert page.locator("[data-mjx-error], mjx-merror").count() == 0, "formulas that MathJax refuses"
+    left_over = page.evaluate(
+        r"() => (document.querySelector('article') ?? document.body).innerText.match(/\{[a-z:]+\}`|\\(frac|sum|bar)\b/g)"
+    )
+    assert not left_over, "markup left as text"
+    for image in page.evaluate(
+        "async () => { const all = [...document.images]; all.forEach(i => { i.loading = 'eager' });"
+        "await Promise.all(all.map(i => i.decode().catch(() => {})));"
+        "return all.map(i => ({src: i.src, alt: i.alt, width: i.naturalWidth})) }"
+    ):
+        assert image["width"] > 0, f"image not shown: {image['src']}"
+        assert len(image["alt"].split()) >= 4, f"image without a description: {image['src']} ({image['alt']!r})"
+    page.set_viewport_size({"width": 360, "height": 740})
+    wide = page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 0, f"{wide} pixels wider than a narrow screen"
+    assert not watch.complaints
+
+
+LUMINANCE = """(element) => {
+  const channels = (colour) => colour.match(/[0-9.]+/g).map(Number);
+  const light = (c) => c.slice(0, 3).map(v => v / 255).map(v => v <= 0.04 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, k) => sum + v * [0.2126, 0.7152, 0.0722][k], 0);
+  let behind = element;
+  while (behind && (channels(getComputedStyle(behind).backgroundColor)[3] === 0)) behind = behind.parentElement;
+  return [light(channels(getComputedStyle(element).color)),
+          light(behind ? channels(getComputedStyle(behind).backgroundColor) : [255, 255, 255])];
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["index.html", "tutorials/01_the_line.html", "ledger/line.html", "api/line.html"])
+def test_themes(name: str, theme: str, browser: Browser, address: str) -> None:
+    """The page follows the reader's theme; text, captions, code and links keep a contrast of 4.5 at least."""
+    page = browser.new_page(color_scheme=theme)  # type: ignore[arg-type]
+    page.goto(address + name)
+    background = page.evaluate(LUMINANCE, page.locator("article").first.element_handle())[1]
+    assert background > 0.8 if theme == "light" else background < 0.1
+    for what in ("p", "figcaption p", "article a", "article code", "pre span", ".proof-title", "dt"):
+        for element in page.locator(f"article {what.removeprefix('article ')}").element_handles()[:40]:
+            if not (element.is_visible() and element.inner_text().strip()):
+                continue
+            ink, paper = sorted(page.evaluate(LUMINANCE, element), reverse=True)
+            assert (ink + 0.05) / (paper + 0.05) >= 4.5, f"{what}: {element.inner_text()[:60]!r}"
+    page.close()
+
+
+def test_theme_button(watch: Watch, address: str) -> None:
+    """The button in the header changes the theme."""
+    watch.open(address + "index.html")
+    themes = set()
+    for _ in range(3):
+        watch.page.locator("button.theme-switch-button").locator("visible=true").first.click()
+        themes.add(watch.page.evaluate("() => document.documentElement.dataset.theme"))
+    assert themes == {"light", "dark"}
+
+
+@pytest.mark.parametrize("scheme", ["http", "file"])
+def test_search(scheme: str, browser: Browser, address: str) -> None:
+    """Search finds a word of a tutorial, and nothing for a word that is nowhere, served or read from disk."""
+    root = address if scheme == "http" else SITE.as_uri() + "/"
+    page = browser.new_page()
+    page.goto(root + "search.html?q=monotone")
+    page.wait_for_selector("#search-results li a", timeout=20_000)
+    found = [link.get_attribute("href") or "" for link in page.locator("#search-results li a").element_handles()]
+    assert any("01_the_line" in link for link in found), found
+    page.goto(root + "search.html?q=xyzzyqwerty")
+    page.wait_for_function("() => /did not match|could not|no documents/i.test(document.body.innerText)")
+    assert page.locator("#search-results li a").count() == 0
+    page.close()
+
+
+def test_read_from_disk(browser: Browser) -> None:
+    """Without any server, formulas are set and figures shown."""
+    page = browser.new_page()
+    page.goto((SITE / "tutorials/01_the_line.html").as_uri())
+    page.evaluate("() => MathJax.startup.promise")
+    assert page.locator("mjx-container").count() > 20
+    assert page.evaluate("() => [...document.images].every(i => i.naturalWidth > 0)")
+    page.close()
+
+
+class _Links(HTMLParser):
+    """Anchors and local targets of one page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.targets: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.anchors |= {values[name] for name in ("id", "name") if name in values}
+        self.targets += [values[name] for name in ("href", "src") if name in values]
+
+
+def test_links() -> None:
+    """Every local link, image and script leads to a file of the site, and to an anchor that exists."""
+    parsed = {}
+    for name in PAGES:
+        parsed[name] = _Links()
+        parsed[name].feed((SITE / name).read_text())
+    dead = []
+    for name, links in parsed.items():
+        for target in links.targets:
+            if urlparse(target).scheme or target.startswith("//"):
+                assert not re.search(r"\.(js|css|woff2?|png|svg)$", target), f"{name} loads {target}"
+                continue
+            path, anchor = urldefrag(urljoin(name, unquote(target)))
+            path = path or name
+            if not (SITE / path).exists() or (anchor and path in parsed and anchor not in parsed[path].anchors):
+                dead.append(f"{name} -> {target}")
+    assert not dead
