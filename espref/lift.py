@@ -121,7 +121,7 @@ def slice_costs(
     r"""The cost $c_\theta = \sum_{ij} |x_i - y_j|^p\, G_{\theta,ij}$ of every lifted plan, without building any.
 
     Parameters are those of :func:`sliced_plans`; ``p >= 1`` is the exponent of the Euclidean ground cost.
-    Memory beyond the input is O(L (n + m)). A class of tied points is met through its mean when p = 2,
+    Memory beyond the input is O((L + d) (n + m)). A class of tied points is met through its mean when p = 2,
     and pair by pair, some at a time, for other p.
 
     Returns
@@ -195,9 +195,11 @@ def _powers(difference: Array, p: float) -> Array:
     """|difference|^p of every row."""
     if p == 2:
         return np.einsum("kd,kd->k", difference, difference)
-    scale = np.ldexp(1.0, np.frexp(max(difference.max(), -difference.min()))[1] - 1)
-    difference = difference / scale  # p < 2: the square may over- or underflow where the power does not
-    return (np.sqrt(np.einsum("kd,kd->k", difference, difference)) * scale) ** p
+    size = np.frexp(max(difference.max(), -difference.min()))[1]
+    if abs(size) > 400:  # the square may over- or underflow where the power does not
+        difference = np.ldexp(difference, -size)
+        return np.ldexp(np.sqrt(_powers(difference, 2)), size) ** p
+    return _powers(difference, 2) ** (p / 2)
 
 
 def ground_cost(x: Array, y: Array, p: float) -> Array:
@@ -210,21 +212,31 @@ def ground_cost(x: Array, y: Array, p: float) -> Array:
 
 
 def _class_moments(points: Array, weights: Array, order: Index, starts: Index) -> tuple[Array, Array]:
-    """Weighted mean of every class, (U, d), and mean squared distance of its points to it, (U,)."""
-    share = class_shares(weights, order, starts)
-    ordered = points[order]
-    means = np.add.reduceat(share[:, None] * ordered, starts)
-    ordered -= np.repeat(means, class_sizes(starts, len(order)), axis=0)
-    return means, np.add.reduceat(share * _powers(ordered, 2), starts)
+    """Weighted mean of every class, seen from its first point, (U, d), and mean squared distance to the mean, (U,)."""
+    share, sizes = class_shares(weights, order, starts), class_sizes(starts, len(order))
+    offsets = points[order]
+    offsets -= np.repeat(points[order[starts]], sizes, axis=0)
+    means = np.add.reduceat(share[:, None] * offsets, starts)
+    offsets -= np.repeat(means, sizes, axis=0)
+    return means, np.add.reduceat(share * _powers(offsets, 2), starts)
 
 
 def _tied_squared_cost(matching: Matching, x: Array, y: Array, a: Array, b: Array) -> float:
-    """Between two classes the mean of |x - y|^2 is |mean - mean|^2 plus both variances."""
-    rows, cols, mass = matching.pieces
+    """Between two classes the mean of |x - y|^2 is |mean - mean|^2 plus both variances.
+
+    Means are kept as offsets from a point of the class, which loses no digits far from the origin.
+    """
     x_means, x_spread = _class_moments(x, a, matching.source_order, matching.source_starts)
     y_means, y_spread = _class_moments(y, b, matching.target_order, matching.target_starts)
-    between = _paired_cost(x_means, y_means, rows, cols, mass, 2)
-    return between + float(mass @ (x_spread[rows] + y_spread[cols]))
+    x_first, y_first = matching.source_order[matching.source_starts], matching.target_order[matching.target_starts]
+    step = max(1, _CHUNK // x.shape[1])
+    total = 0.0
+    for start in range(0, len(matching.pieces.mass), step):
+        i, j, mass = (part[start : start + step] for part in matching.pieces)
+        between = x[x_first[i]] - y[y_first[j]]
+        between += x_means[i] - y_means[j]
+        total += float(mass @ (_powers(between, 2) + x_spread[i] + y_spread[j]))
+    return total
 
 
 def _tied_cost(matching: Matching, x: Array, y: Array, a: Array, b: Array, p: float) -> float:
