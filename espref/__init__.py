@@ -25,6 +25,9 @@ from .circle import circle_plan
 # 7 softplan
 # 8 attention
 
+# citing
+from .citation import cite
+
 __all__ = [
     "__version__",
     "line_plan",
@@ -40,4 +43,5 @@ __all__ = [
     "min_sliced_plan",
     "est_distance",
     "circle_plan",
+    "cite",
 ]

@@ -6,7 +6,7 @@ $\bar G = \sum_l w_l G_{\theta_l}$: the plain mean at $\beta = 0$, the cheapest 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +20,7 @@ from .line import QUANTA, Matching, refuse_large, split_ties, to_plan
 class SlicedPlan(NamedTuple):
     """A plan averaged over slices."""
 
-    plan: coo_array | Array  # (n, m), mass 1
+    plan: Any  # coo_array (exact) or ndarray (soft), (n, m), mass 1
     cost: float  # expected cost, sum_l weights_l costs_l = <C, plan>
     weights: Array  # (L,) of the slices, sum 1
     costs: Array  # (L,) of the slices

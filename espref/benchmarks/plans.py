@@ -1,0 +1,100 @@
+"""Expected sliced plans against POT's, and the memory of slice costs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..directions import sample_directions
+from ..expected import expected_sliced_plan
+
+#: (name, n, m, slices, weighted, times faster than POT, repeats)
+CASES = (
+    ("n = m = 10^4, d = 64, L = 128, uniform", 10_000, 10_000, 128, False, 5.0, 7),
+    ("n = m = 10^5, d = 64, L = 32, uniform", 100_000, 100_000, 32, False, 1.5, 5),
+    ("n = 10^4, m = 8000, d = 64, L = 128, weighted", 10_000, 8_000, 128, True, 3.0, 7),
+)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _against_pot(name: str, n: int, m: int, size: int, weighted: bool, target: float, repeats: int) -> dict[str, Any]:
+    """Median over repeats of POT's time over ours, both measured in turn."""
+    import ot
+
+    rng, dim = np.random.default_rng(0), 64
+    x, y = rng.normal(size=(n, dim)), rng.normal(size=(m, dim))
+    directions = sample_directions(size, dim, seed=rng)
+    a, b = (rng.dirichlet(np.ones(n)), rng.dirichlet(np.ones(m))) if weighted else (None, None)
+    columns = np.ascontiguousarray(directions.T)
+
+    def pot() -> None:
+        ot.sliced.expected_sliced_plan(x, y, a, b, projections=columns, beta=1.0, dense=False)
+
+    def ours() -> None:
+        expected_sliced_plan(x, y, directions, a, b, beta=1.0)
+
+    pairs = [(seconds(pot), seconds(ours)) for _ in range(repeats + 1)][1:]  # the first round warms up
+    ratio = statistics.median(theirs / mine for theirs, mine in pairs)
+    medians = [statistics.median(column) for column in zip(*pairs, strict=True)]
+    detail = f"POT {medians[0]:.2f} s, espref {medians[1]:.2f} s, median of {repeats}, beta = 1"
+    return row(f"expected plan, {name}", ratio, "times faster", f">= {target:g}", ratio >= target, detail)
+
+
+def row(name: str, measured: float, unit: str, target: str, ok: bool | None, detail: str) -> dict[str, Any]:
+    """One line of a benchmark's table."""
+    return {"name": name, "measured": float(measured), "unit": unit, "target": target, "ok": ok, "detail": detail}
+
+
+def peak_memory(code: str) -> dict[str, float]:
+    """Run ``code`` in a process of its own; returns seconds and the growth of its peak memory, in MB.
+
+    The code has two parts, split by a line "# measured": what comes after it is measured.
+    """
+    setup, measured = code.split("# measured\n")
+    script = (
+        f"import json, resource, time\n{setup}\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; start = time.perf_counter()\n"
+        f"{measured}\n"
+        "seconds = time.perf_counter() - start\n"
+        "after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(json.dumps({'seconds': seconds, 'peak_mb': (after - before) / 1024, 'total_mb': after / 1024}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _memory(n: int, size: int, dim: int, call: str) -> dict[str, float]:
+    return peak_memory(
+        "import numpy as np, espref\n"
+        "rng = np.random.default_rng(0)\n"
+        f"x, y = rng.normal(size=({n}, {dim})), rng.normal(size=({n}, {dim}))\n"
+        f"directions = espref.sample_directions({size}, {dim}, seed=rng)\n"
+        f"# measured\nespref.{call}\n"
+    )
+
+
+def run() -> list[dict[str, Any]]:
+    """All rows of the suite."""
+    rows = [_against_pot(*case) for case in CASES]
+    plan = _memory(100_000, 32, 64, "expected_sliced_plan(x, y, directions, beta=1.0)")
+    numbers = plan["peak_mb"] * 2**20 / (32 * 200_000 * 8)
+    detail = f"{plan['peak_mb']:.0f} MB beyond the input, n = m = 10^5, L = 32"
+    rows.append(row("memory of expected plan", numbers, "x L (n + m) numbers", "O(L (n + m))", None, detail))
+    costs = _memory(1_000_000, 16, 8, "slice_costs(x, y, directions)")
+    detail = f"{costs['seconds']:.1f} s; {costs['peak_mb']:.0f} MB beyond the input"
+    total = costs["total_mb"] / 1024
+    rows.append(row("slice costs, n = 10^6, L = 16, d = 8", total, "GB in all", "< 4", total < 4, detail))
+    return rows

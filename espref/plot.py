@@ -1,0 +1,85 @@
+"""Figures shared by reports and tutorials: a plan as lines between two clouds, and as a matrix. Needs matplotlib."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._checks import Array, as_pair
+from .lift import Plan, _as_plan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SOURCE, TARGET, MASS = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito: told apart by colour-blind readers
+
+#: The heaviest pieces that are drawn; more would be a blot.
+MOST_LINES = 3000
+
+
+def new_figure(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure of the house style, without pyplot's global state.
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+    """
+    try:
+        import matplotlib.style
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib: pip install 'espref[verify]'") from error
+    with matplotlib.style.context("espref.figures"):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(1, columns, squeeze=False)
+    return figure, list(axes[0])
+
+
+def planar(x: Array, y: Array) -> tuple[Array, Array]:
+    """Both clouds in the plane: themselves for d = 2, beside zero for d = 1, else on their first two principal axes."""
+    if x.shape[1] == 1:
+        return np.column_stack([x, np.ones(len(x))]), np.column_stack([y, np.zeros(len(y))])
+    if x.shape[1] == 2:
+        return x, y
+    both = np.vstack([x, y])
+    centre = both.mean(axis=0)
+    axes = np.linalg.svd(both - centre, full_matrices=False)[2][:2]
+    return (x - centre) @ axes.T, (y - centre) @ axes.T
+
+
+def draw_plan(ax: Axes, plan: Plan, x: ArrayLike, y: ArrayLike, title: str = "") -> None:
+    """A plan as lines between source (circles) and target (squares), the more opaque the more mass they carry.
+
+    Raises
+    ------
+    ValueError
+        For malformed clouds or a plan of another shape.
+    """
+    from matplotlib.collections import LineCollection
+
+    x, y = as_pair(x, y)
+    entries = _as_plan(plan)
+    if entries.shape != (len(x), len(y)):
+        raise ValueError(f"plan: expected shape ({len(x)}, {len(y)}), got shape {entries.shape}")
+    u, v = planar(x, y)
+    heaviest = np.argsort(entries.data)[-MOST_LINES:]
+    ends = np.stack([u[entries.row[heaviest]], v[entries.col[heaviest]]], axis=1)
+    opacity = np.clip(entries.data[heaviest] / entries.data.max(), 0.04, 1.0)
+    ax.add_collection(LineCollection(list(ends), colors=MASS, alpha=opacity, linewidths=0.9))
+    ax.plot(u[:, 0], u[:, 1], "o", ms=3.8, color=SOURCE, label="source")
+    ax.plot(v[:, 0], v[:, 1], "s", ms=3.8, color=TARGET, label="target")
+    ax.set(title=title, xticks=[], yticks=[])
+    if x.shape[1] > 1:
+        ax.set_aspect("equal", adjustable="datalim")
+    ax.legend(loc="best", fontsize=8)
+
+
+def draw_matrix(ax: Axes, matrix: Plan, title: str = "") -> None:
+    """A plan or attention matrix as an image, rows downwards; dark is little, bright is much."""
+    dense = _as_plan(matrix).toarray()
+    ax.imshow(dense, cmap="cividis", vmin=0, aspect="auto", interpolation="nearest")
+    ax.set(title=title, xlabel="target", ylabel="source", xticks=[], yticks=[])
