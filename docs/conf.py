@@ -41,7 +41,7 @@ exclude_patterns = ["_build", "_static", "**.ipynb_checkpoints", "figures", "rec
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "smartquotes"]
 myst_heading_anchors = 3
 nb_execution_mode = os.environ.get("ESPREF_DOCS_EXECUTION", "force")  # "off" while writing prose
-nb_execution_raise_on_error = True
+nb_execution_show_tb = True  # a failing cell is a warning, and warnings fail the build
 nb_execution_timeout = 300
 nb_merge_streams = True
 nb_number_source_lines = False
@@ -84,4 +84,6 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
 html_show_copyright = False
+html_context = {"default_mode": "auto"}
+html_domain_indices = False
 nitpicky = True

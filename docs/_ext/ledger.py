@@ -193,7 +193,7 @@ class LedgerSummary(Generated):
                 f"| [](/ledger/{chapter}.md) | {' | '.join(map(str, kinds))} | "
                 f"{sum(o.good and o.verdict != 'skipped' for o in outcomes)} of {len(outcomes)} | {seconds:.1f} s |"
             )
-        head = "| chapter | theorems | refutations | measurements | stand in this build | time |\n|---|---|---|---|---|---|"
+        head = "| chapter | theorems | refutations | measurements | stand in this build | time |\n" + "|---" * 6 + "|"
         toctree = ["", "```{toctree}", ":hidden:", ":numbered: 1", "", *chapters(), "```"]
         return self.parsed("\n".join([head, *rows, *toctree]))
 
