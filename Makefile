@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: verify test lint bench clean help
+.PHONY: verify test lint bench docs docs-test clean help
 
 help:
 	@echo "make verify   measure every claim of the ledger, on synthetic and real data"
 	@echo "make test     run the tests"
 	@echo "make lint     style, formatting and types"
 	@echo "make bench    the benchmarks, as ratios in one run"
+	@echo "make docs     the site in docs/_build/html: every tutorial and every claim is run"
+	@echo "make docs-test   every page of the site, opened in headless Chromium"
 	@echo "make clean    remove what the other targets made"
 
 verify: .venv/.verify
@@ -26,8 +28,15 @@ lint: .venv/.test
 bench: .venv/.test
 	$(BIN)/espref bench
 
+docs: .venv/.docs
+	rm -rf docs/_build
+	$(BIN)/python -m sphinx -E -n -W --keep-going -b html docs docs/_build/html
+
+docs-test: docs .venv/.test
+	ESPREF_SITE=docs/_build/html $(BIN)/python -m pytest tests/browser
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv docs/_build build dist *.egg-info
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
@@ -38,4 +47,8 @@ clean:
 
 .venv/.test: .venv/bin/pip pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[test,torch]'
+	@touch $@ .venv/.verify
+
+.venv/.docs: .venv/bin/pip pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[docs]'
 	@touch $@ .venv/.verify
