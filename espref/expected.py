@@ -6,6 +6,7 @@ $\bar G = \sum_l w_l G_{\theta_l}$: the plain mean at $\beta = 0$, the cheapest 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,8 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array
 
 from ._checks import Array, as_beta, as_exponent, as_prior, as_values
-from .lift import _checked, matching_cost, matchings
-from .line import QUANTA, Matching, refuse_large, split_ties, to_plan
+from .lift import _checked, matching_cost, over_slices, slice_costs, sliced_plans
+from .line import QUANTA, Matching, refuse_large, split_ties
 
 
 class SlicedPlan(NamedTuple):
@@ -71,7 +72,7 @@ def gibbs_weights(costs: ArrayLike, beta: float, prior: ArrayLike | None = None)
     return weights / weights.sum()
 
 
-def _average(kept: list[Matching], weights: Array, a: Array, b: Array) -> coo_array:
+def _average(kept: Sequence[Matching], weights: Array, a: Array, b: Array) -> coo_array:
     """sum_l w_l G_l, equal entries added up."""
     n, m = len(a), len(b)
     used = [(matching, w) for matching, w in zip(kept, weights, strict=True) if w > 0]
@@ -83,7 +84,7 @@ def _average(kept: list[Matching], weights: Array, a: Array, b: Array) -> coo_ar
         for slot, (pieces, w) in enumerate(parts):
             columns[pieces.source, slot] = pieces.target
             masses[pieces.source, slot] = w * pieces.mass
-        starts = np.arange(0, n * len(parts) + 1, len(parts), dtype=np.int32)
+        starts = np.arange(0, n * len(parts) + 1, len(parts))
         total = csr_array((masses.ravel(), columns.ravel(), starts), shape=(n, m))
     else:
         rows = np.concatenate([pieces.source for pieces, _ in parts], dtype=np.int32, casting="same_kind")
@@ -149,8 +150,12 @@ def expected_sliced_plan(
     """
     x, y, directions, a, b = _checked(x, y, directions, a, b, ties)
     p, beta, prior = as_exponent(p), as_beta(beta), as_prior(prior, len(directions))
-    kept = list(matchings(x, y, directions, a, b, ties))
-    costs = np.array([matching_cost(matching, x, y, a, b, p) for matching in kept])
+
+    def work(matching: Matching) -> tuple[Matching, float]:
+        return matching, matching_cost(matching, x, y, a, b, p)
+
+    kept, slice_cost = zip(*over_slices(work, x, y, directions, a, b, ties), strict=True)
+    costs = np.array(slice_cost)
     weights = gibbs_weights(costs, beta, prior)
     return SlicedPlan(_average(kept, weights, a, b), float(weights @ costs), weights, costs)
 
@@ -181,16 +186,12 @@ def min_sliced_plan(
     """
     x, y, directions, a, b = _checked(x, y, directions, a, b, ties)
     p = as_exponent(p)
-    costs = np.empty(len(directions))
-    best = None
-    for slot, matching in enumerate(matchings(x, y, directions, a, b, ties)):
-        costs[slot] = matching_cost(matching, x, y, a, b, p)
-        if best is None or costs[slot] < costs[:slot].min():
-            best = matching
-    assert best is not None  # directions are never empty
+    costs = slice_costs(x, y, directions, a, b, p=p, ties=ties)
+    cheapest = costs.argmin()
     weights = np.zeros(len(directions))
-    weights[costs.argmin()] = 1.0
-    return SlicedPlan(to_plan(split_ties(best, a, b), len(x), len(y)), float(costs.min()), weights, costs)
+    weights[cheapest] = 1.0
+    plan = sliced_plans(x, y, directions[cheapest : cheapest + 1], a, b, ties=ties)[0]
+    return SlicedPlan(plan, float(costs[cheapest]), weights, costs)
 
 
 def est_distance(
@@ -220,5 +221,5 @@ def est_distance(
     """
     x, y, directions, a, b = _checked(x, y, directions, a, b, "split")
     p, beta = as_exponent(p), as_beta(beta)
-    costs = np.array([matching_cost(m, x, y, a, b, p) for m in matchings(x, y, directions, a, b, "split")])
+    costs = slice_costs(x, y, directions, a, b, p=p)
     return float(gibbs_weights(costs, beta) @ costs) ** (1 / p)
