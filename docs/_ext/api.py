@@ -1,19 +1,23 @@
 """API pages: every public name of a chapter, from its docstring.
 
-``{api-chapter} line`` documents the chapter's module and those of its names that ``espref.__all__`` lists, so no public
-name can be forgotten; a public name without docstring, or of no chapter that has a page, is a warning, and fails the
-build. Docstrings write mathematics as $...$ and $$...$$ and cite bib keys by their bare name; both are turned here into
-what Sphinx reads.
+Pages ``api/<chapter>.md`` are written before Sphinx reads, one for each module that a name of ``espref.__all__`` comes
+from, and one for each of the modules with an extra of their own. ``{api-chapter}`` documents a module and its public
+names, so none can be forgotten; one without docstring is a warning, and fails the build. ``{api-index}`` lists them all.
+
+Docstrings write mathematics as $...$ and $$...$$ and cite bib keys by their bare name; both are turned here into what
+Sphinx reads.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import re
 from pathlib import Path
 from typing import Any
 
+from chapters import in_order, title
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -24,6 +28,8 @@ import espref
 
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
+#: Modules whose names are not among espref's own, because they need an extra.
+EXTRA = ("espref.solvers", "espref.nn")
 BIB_KEY = re.compile(
     r"(?<![\w`])("
     + "|".join(re.findall(r"@\w+\{(\w+),", (ROOT / "espref" / "references.bib").read_text()))
@@ -57,41 +63,68 @@ def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: 
     lines[:] = to_rst("\n".join(lines)).splitlines() + [""]
 
 
-def public_names(package: str, module: str) -> list[str]:
-    """Names of ``package.__all__`` that ``module`` defines, in the order of ``__all__``."""
-    namespace = importlib.import_module(package)
-    return [name for name in namespace.__all__ if getattr(getattr(namespace, name), "__module__", "") == module]
+def names_of(module: str) -> dict[str, Any]:
+    """Public names that belong on the page of ``module``, in order: full name -> object."""
+    if module in EXTRA:
+        namespace = importlib.import_module(module)
+        own = [n for n, thing in vars(namespace).items() if getattr(thing, "__module__", "").startswith(module)]
+        names = getattr(namespace, "__all__", [n for n in own if not n.startswith("_")])
+        return {f"{module}.{name}": getattr(namespace, name) for name in names if callable(getattr(namespace, name))}
+    return {
+        f"espref.{name}": getattr(espref, name)
+        for name in espref.__all__
+        if getattr(getattr(espref, name), "__module__", "") == module
+    }
+
+
+def modules() -> list[str]:
+    """Modules that have a page, in the order of the mathematics."""
+    found = {getattr(getattr(espref, name), "__module__", "") for name in espref.__all__ if name != "__version__"}
+    found |= {module for module in EXTRA if getattr(importlib.util.find_spec(module), "origin", None)}
+    return [f"espref.{chapter}" for chapter in in_order({module.removeprefix("espref.") for module in found})]
+
+
+def write_pages(app: Sphinx) -> None:
+    """One page a module, below docs/api/."""
+    folder = Path(app.srcdir) / "api"
+    wanted = {}
+    for module in modules():
+        chapter = module.removeprefix("espref.")
+        wanted[folder / f"{chapter}.md"] = f"# {title(chapter)}\n\n```{{api-chapter}} {module}\n```\n"
+    for old in set(folder.glob("*.md")) - set(wanted) - {folder / "index.md"}:
+        old.unlink()
+    for page, text in wanted.items():
+        if not page.exists() or page.read_text() != text:
+            page.write_text(text)
 
 
 def tutorials_that_use(names: list[str]) -> dict[str, list[str]]:
     """Name -> the tutorials whose text contains it as a word."""
     pages = {page.stem: page.read_text() for page in sorted((ROOT / "tutorials").glob("[0-9]*.md"))}
-    return {name: [stem for stem, text in pages.items() if re.search(rf"\b{name}\b", text)] for name in names}
+    return {
+        name: [stem for stem, text in pages.items() if re.search(rf"\b{name.rsplit('.', 1)[1]}\b", text)]
+        for name in names
+    }
 
 
 class ApiChapter(SphinxDirective):
-    """``{api-chapter} MODULE [PACKAGE]``: names of PACKAGE (espref unless given) that MODULE defines."""
+    """``{api-chapter} MODULE``: the module's docstring, then its public names."""
 
     required_arguments = 1
-    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
         module = self.arguments[0]
-        package = self.arguments[1] if len(self.arguments) > 1 else "espref"
-        names = public_names(package, module)
+        found = names_of(module)
+        used = tutorials_that_use(list(found))
         lines = [f".. automodule:: {module}", ""]
-        used = tutorials_that_use(names)
-        for name in names:
-            thing = getattr(importlib.import_module(package), name)
+        for name, thing in found.items():
             if inspect.isclass(thing):
-                lines += [f".. autoclass:: {package}.{name}", "   :members:", "   :undoc-members:", ""]
+                lines += [f".. autoclass:: {name}", "   :members:", "   :undoc-members:", ""]
             else:
-                lines += [f".. autofunction:: {package}.{name}", ""]
+                lines += [f".. autofunction:: {name}", ""]
             if used[name]:
                 lines += ["   *Tutorials:* " + ", ".join(f":doc:`/tutorials/{stem}`" for stem in used[name]), ""]
-        self.env.note_reread()
-        documented = self.env.metadata[self.env.docname].setdefault("api_names", "")
-        self.env.metadata[self.env.docname]["api_names"] = " ".join([documented, *names]).strip()
         return self._rst(lines)
 
     def _rst(self, lines: list[str]) -> list[nodes.Node]:
@@ -101,16 +134,25 @@ class ApiChapter(SphinxDirective):
         return holder.children
 
 
-def complete(app: Sphinx, env: Any) -> None:
-    """Every public name of espref stands on an API page."""
-    documented = {name for page in env.metadata.values() for name in page.get("api_names", "").split()}
-    missing = sorted(set(espref.__all__) - documented - {"__version__"})
-    if missing:
-        logger.warning("public names on no API page: %s", ", ".join(missing))
+class ApiIndex(SphinxDirective):
+    """``{api-index}``: a table of all public names, and the table of contents of the pages."""
+
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        rows = ["| chapter | names |", "|---|---|"]
+        for module in modules():
+            names = ", ".join(f"{{py:obj}}`~{name}`" for name in names_of(module))
+            rows.append(f"| [](/api/{module.removeprefix('espref.')}.md) | {names} |")
+        pages = [module.removeprefix("espref.") for module in modules()]
+        lines = [*rows, "", "```{toctree}", ":hidden:", ":numbered: 1", "", *pages, "```"]
+        holder = nodes.container()
+        self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), self.content_offset, holder)
+        return holder.children
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", process, priority=400)  # before napoleon
-    app.connect("env-check-consistency", complete)
+    app.connect("builder-inited", write_pages, priority=1)
     app.add_directive("api-chapter", ApiChapter)
+    app.add_directive("api-index", ApiIndex)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -17,6 +17,7 @@ import textwrap
 from collections import defaultdict
 from pathlib import Path
 
+from chapters import in_order, title
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx import addnodes
@@ -30,18 +31,6 @@ from espref.claims.problems import real_problems, synthetic_problems
 
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
-CHAPTERS = {
-    "line": "The line",
-    "directions": "Directions",
-    "lift": "Lifting a slice",
-    "expected": "Many slices",
-    "circle": "The exact circle",
-    "softsort": "Soft sorting",
-    "softplan": "Soft plans",
-    "attention": "Attention",
-    "solvers": "Solvers of POT",
-    "nn": "PyTorch",
-}
 #: sphinx-proof environment and name of each kind of claim.
 KINDS = {"theorem": "theorem", "refutation": "proposition", "measurement": "observation"}
 NAMED = re.compile(r"\{claim\}`([^`]+)`")
@@ -59,8 +48,7 @@ def sentence(identifier: str) -> str:
 
 def chapters() -> list[str]:
     """Chapters that have claims, in mathematical order."""
-    found = {entry.chapter for entry in LEDGER.values()}
-    return [*(c for c in CHAPTERS if c in found), *sorted(found - set(CHAPTERS))]
+    return in_order({entry.chapter for entry in LEDGER.values()})
 
 
 def naming_tutorials() -> dict[str, list[str]]:
@@ -88,10 +76,10 @@ def run_ledger(app: Sphinx) -> None:
 def write_pages(app: Sphinx) -> None:
     """One page a chapter, below docs/ledger/."""
     folder = Path(app.srcdir) / "ledger"
-    wanted = {}
-    for chapter in chapters():
-        title = CHAPTERS.get(chapter, chapter.capitalize())
-        wanted[folder / f"{chapter}.md"] = f"# {title}\n\n```{{ledger-chapter}} {chapter}\n```\n"
+    wanted = {
+        folder / f"{chapter}.md": f"# {title(chapter)}\n\n```{{ledger-chapter}} {chapter}\n```\n"
+        for chapter in chapters()
+    }
     for old in set(folder.glob("*.md")) - set(wanted) - {folder / "index.md"}:
         old.unlink()
     for page, text in wanted.items():
@@ -143,7 +131,7 @@ def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
     return f"""
 ({anchor(entry.id)})=
 
-`````{{prf:{KINDS[entry.kind]}}} {sentence(entry.id)}
+`````{{prf:{KINDS[entry.kind]}}} {"refuted: " * (entry.kind == "refutation")}{sentence(entry.id)}
 :label: box-{anchor(entry.id)}
 
 {entry.statement}
