@@ -184,13 +184,11 @@ def min_sliced_plan(
     ----------
     mahey2023swgg
     """
-    x, y, directions, a, b = _checked(x, y, directions, a, b, ties)
-    p = as_exponent(p)
     costs = slice_costs(x, y, directions, a, b, p=p, ties=ties)
     cheapest = costs.argmin()
-    weights = np.zeros(len(directions))
+    weights = np.zeros(len(costs))
     weights[cheapest] = 1.0
-    plan = sliced_plans(x, y, directions[cheapest : cheapest + 1], a, b, ties=ties)[0]
+    plan = sliced_plans(x, y, np.asarray(directions)[[cheapest]], a, b, ties=ties)[0]
     return SlicedPlan(plan, float(costs[cheapest]), weights, costs)
 
 
@@ -219,7 +217,5 @@ def est_distance(
     ----------
     liu2025est
     """
-    x, y, directions, a, b = _checked(x, y, directions, a, b, "split")
-    p, beta = as_exponent(p), as_beta(beta)
     costs = slice_costs(x, y, directions, a, b, p=p)
     return float(gibbs_weights(costs, beta) @ costs) ** (1 / p)
