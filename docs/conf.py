@@ -32,6 +32,7 @@ extensions = [
     "sphinx_exercise",
     "sphinx_design",
     "sphinx_copybutton",
+    "sphinx_togglebutton",
     "api",
     "ledger",
 ]

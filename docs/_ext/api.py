@@ -2,7 +2,7 @@
 
 Pages ``api/<chapter>.md`` are written before Sphinx reads, one for each module that a name of ``espref.__all__`` comes
 from, and one for each of the modules with an extra of their own. ``{api-chapter}`` documents a module and its public
-names, so none can be forgotten; one without docstring is a warning, and fails the build. ``{api-index}`` lists them all.
+names, so none can be forgotten; one without docstring is a warning, and fails the build. ``{api-index}`` lists all.
 
 Docstrings write mathematics as $...$ and $$...$$ and cite bib keys by their bare name; both are turned here into what
 Sphinx reads.
