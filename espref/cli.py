@@ -6,15 +6,38 @@ Exit codes: 0 all is well; 1 a claim fell or a benchmark missed its target; 2 ba
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from . import __version__
+import numpy as np
+from scipy import sparse
+
 from ._checks import Array, as_count
-from .directions import METHODS
-from .files import FileError, check_writable, read_points, read_weights
+from ._version import __version__
+from .citation import cite
+from .directions import METHODS, direction_weights, sample_directions
+from .expected import SlicedPlan, expected_sliced_plan
+from .files import FileError, atomic, check_writable, read_points, read_weights
+from .lift import transport_cost
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Directions where none are asked for; "axes" has one for each dimension.
+SLICES = {"lebedev": 110}
+DEFAULT_SLICES = 128
+
+#: Exact OT and Sinkhorn hold a dense matrix and take their time: beyond this many pairs ``plan`` leaves them out.
+MOST_PAIRS = 4_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,58 +47,60 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that lacks a character still gets its line
     options = _parser().parse_args(argv)
     try:
-        return options.run(options)
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("espref: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, head for one, has gone; Python would complain once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, ImportError, OSError) as error:
-        print(f"espref: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ValueError, ImportError, OSError, MemoryError) as error:
+        print(f"espref: {' '.join(str(error).split()) or 'not enough memory'}", file=sys.stderr)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="espref", description="Expected sliced transport plans: the reference.")
+    parser = argparse.ArgumentParser(prog="espref", description="The reference for expected sliced transport plans.")
     parser.add_argument("--version", action="version", version=f"espref {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
 
     verify = commands.add_parser("verify", help="measure every claim of the ledger on this machine")
     verify.add_argument("--only", metavar="PATTERN", help="claims whose identifier contains or matches PATTERN")
-    verify.add_argument("--seeds", type=int, default=3, metavar="N", help="problems of seeds 0 ... N-1 (default 3)")
+    verify.add_argument("--seeds", type=int, default=3, metavar="N", help="random problems of N seeds (default 3)")
     verify.add_argument("--list", action="store_true", help="list the claims and measure nothing")
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the measurements")
     verify.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
-    verify.add_argument("--source", type=Path, metavar="FILE", help="your source cloud, .npy or .csv, a point a row")
+    verify.add_argument("--source", type=Path, metavar="FILE", help="your source cloud, .npy or .csv, one point a row")
     verify.add_argument("--target", type=Path, metavar="FILE", help="your target cloud")
     _weight_options(verify)
-    verify.add_argument(
-        "--max-points", type=int, default=300, metavar="N", help="thin your clouds at random to N points (default 300)"
-    )
+    thin = "draw N of your points at random where there are more (default 300)"
+    verify.add_argument("--max-points", type=int, default=300, metavar="N", help=thin)
     verify.set_defaults(run=_verify)
 
     plan = commands.add_parser("plan", help="the expected sliced plan between two files")
-    plan.add_argument("source", type=Path, help=".npy or .csv, a point a row")
-    plan.add_argument("target", type=Path)
-    plan.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the plan, for scipy.sparse.load_npz")
+    plan.add_argument("source", type=Path, help=".npy or .csv, one point a row")
+    plan.add_argument("target", type=Path, help=".npy or .csv, one point a row")
+    saved = "where the plan goes; scipy.sparse.load_npz reads it"
+    plan.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=saved)
     plan.add_argument("--png", type=Path, metavar="FILE", help="a picture of the plan")
     _weight_options(plan)
-    plan.add_argument("--slices", type=int, default=128, metavar="L", help="number of directions (default 128)")
-    plan.add_argument("--method", choices=METHODS, default="random", help="how directions are chosen (default random)")
+    plan.add_argument("--slices", type=int, metavar="L", help=f"number of directions (default {DEFAULT_SLICES})")
+    plan.add_argument("--method", choices=METHODS, default="random", help="scheme of directions (default random)")
     plan.add_argument("--beta", type=float, default=0.0, help="inverse temperature over slices (default 0, the mean)")
     plan.add_argument("--p", type=float, default=2.0, help="exponent of the ground cost |x - y|^p (default 2)")
-    plan.add_argument("--seed", type=int, default=0, help="of the random directions (default 0)")
+    plan.add_argument("--seed", type=int, default=0, help="of random directions (default 0)")
     plan.set_defaults(run=_plan)
 
     bench = commands.add_parser("bench", help="speed and memory, as ratios measured in one run")
     bench.add_argument("suite", nargs="?", default="all", help="plans, planfree, attention or all (default)")
-    bench.add_argument("--json", type=Path, default=Path("espref-bench.json"), metavar="FILE")
+    bench.add_argument("--json", type=Path, default=Path("espref-bench.json"), metavar="FILE", help="the results")
     bench.set_defaults(run=_bench)
 
-    cite = commands.add_parser("cite", help="BibTeX of espref, its papers, or the given keys")
-    cite.add_argument("keys", nargs="*", help="keys of the bibliography, such as prillo2020softsort")
-    cite.set_defaults(run=_cite)
+    citation = commands.add_parser("cite", help="BibTeX of espref and its papers, or of the given keys")
+    citation.add_argument("keys", nargs="*", help="keys of the bibliography, such as prillo2020softsort")
+    citation.set_defaults(run=_cite)
     return parser
 
 
@@ -96,58 +121,143 @@ def _clouds(options: argparse.Namespace) -> tuple[Array, Array, Array | None, Ar
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from . import verification
+    from . import claims, report
+    from .claims.problems import fits
 
-    if not options.list:
-        verification.require_rich()
-    seeds = as_count(options.seeds, "--seeds")
-    max_points = as_count(options.max_points, "--max-points")
-    own = options.source is not None and options.target is not None
+    seeds, most = as_count(options.seeds, "--seeds"), as_count(options.max_points, "--max-points")
+    own = bool(options.source and options.target)
     if not own and any((options.source, options.target, options.source_weights, options.target_weights)):
         raise ValueError("--source, --target: expected both files, or neither")
-    entries = verification.select(options.only, own=own)
+    entries = [entry for entry in claims.LEDGER.values() if _matches(entry.id, options.only)]
+    if not entries:
+        raise ValueError(f"--only: expected part of an identifier (espref verify --list), got {options.only!r}")
     if options.list:
         for entry in entries:
-            print(f"{entry.id:<55} {entry.kind}")
+            print(f"{entry.id:<56}{entry.kind}")
         return 0
     for path in (options.json, options.html):
         check_writable(path)
-    problems, note = verification.own_problems(*_clouds(options), max_points, seeds) if own else verification.problems(seeds)
-    return verification.verify(entries, problems, seeds, note, json_file=options.json, html_file=options.html)
+
+    note = ""
+    if own:
+        x, y, a, b = _clouds(options)
+        problems = [claims.user_problem(x, y, a, b, max_points=most, seed=seed) for seed in range(seeds)]
+        # statements about any pair of clouds; companions need hypotheses that only chosen clouds violate
+        scopes = [scope for scope in ("pair", "square", "plane") if fits(problems[0], scope)]
+        entries = [replace(entry, companions=[]) for entry in entries if entry.on in scopes]
+        if not entries:
+            raise ValueError(f"--only: no claim that matches {options.only!r} speaks about these clouds")
+    else:
+        problems = [problem for seed in range(seeds) for problem in claims.synthetic_problems(seed)]
+        if find_spec("sklearn") is None:
+            note = "real data skipped: pip install 'espref[verify]'"
+        else:
+            problems += [problem for seed in range(seeds) for problem in claims.real_problems(seed)]
+
+    start = time.perf_counter()
+    console = report.new_console()
+    outcomes: list[claims.Outcome] = []
+    with report.progress_bar(console, len(entries)) as advance:
+        measured = claims.run(entries, problems, seeds, advance)
+        for chapter, group in groupby(measured, lambda outcome: outcome.claim.chapter):
+            outcomes += (found := list(group))
+            console.print(report.chapter_table(chapter, found))
+    seconds = time.perf_counter() - start
+    for line in report.closing(outcomes, problems, seconds, note):
+        console.print(line)
+    if options.json:
+        with atomic(options.json) as draft:
+            draft.write_text(json.dumps(report.to_json(outcomes, problems, seeds, note), indent=1, allow_nan=False))
+    if options.html:
+        from .page import to_html
+
+        with atomic(options.html) as draft:
+            draft.write_text(to_html(outcomes, problems, seconds, note), encoding="utf-8")
+    return 0 if all(outcome.good for outcome in outcomes) else 1
+
+
+def _matches(identifier: str, pattern: str | None) -> bool:
+    return pattern is None or pattern in identifier or fnmatchcase(identifier, pattern)
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from .planning import plan_files
-
     for path in (options.output, options.png):
         check_writable(path)
     x, y, a, b = _clouds(options)
-    for line in plan_files(
-        x,
-        y,
-        a,
-        b,
-        n_directions=as_count(options.slices, "--slices"),
-        method=options.method,
-        beta=options.beta,
-        p=options.p,
-        seed=as_count(options.seed, "--seed", least=0),
-        output=options.output,
-        png=options.png,
-    ):
+    default = x.shape[1] if options.method == "axes" else SLICES.get(options.method, DEFAULT_SLICES)
+    count = as_count(default if options.slices is None else options.slices, "--slices")
+    seed = as_count(options.seed, "--seed", least=0)
+    directions = sample_directions(count, x.shape[1], method=options.method, seed=seed)
+    prior = direction_weights(count, x.shape[1], method=options.method)
+    result = expected_sliced_plan(x, y, directions, a, b, beta=options.beta, p=options.p, prior=prior)
+    print(f"{len(x)} source and {len(y)} target points in R^{x.shape[1]}, cost |x - y|^{options.p:g}")
+    for line in _costs(result, x, y, a, b, options.p):
         print(line, flush=True)
+    picture = _picture(result, x, y) if options.png else None
+    with atomic(options.output) as draft, draft.open("wb") as file:
+        sparse.save_npz(file, result.plan)
+    if picture is not None:
+        with atomic(options.png) as draft:
+            picture.savefig(draft, format="png", dpi=150, facecolor="white")
     return 0
 
 
+def _costs(result: SlicedPlan, x: Array, y: Array, a: Array | None, b: Array | None, p: float) -> Iterator[str]:
+    """The cost of the expected plan beside that of its slices and of other plans, a line each."""
+
+    def line(name: str, cost: float, comment: str) -> str:
+        return f"{name:<22}{cost:>14.6g}   {comment}"
+
+    slices = len(result.costs)
+    yield line("expected sliced plan", result.cost, f"{slices} slices, {result.plan.nnz} entries")
+    yield line("cheapest slice", result.costs.min(), "the min-sliced plan")
+    if len(x) * len(y) > MOST_PAIRS:
+        yield f"exact and entropic transport are left out beyond {MOST_PAIRS:.0e} pairs of points"
+        return
+    if find_spec("ot") is None:
+        yield "exact and entropic transport need POT: pip install 'espref[verify]'"
+        return
+    from . import solvers
+
+    yield line("exact transport", solvers.exact_plan(x, y, a, b, p=p).cost, "the least of all plans")
+    weights = [np.full(len(c), 1 / len(c)) if w is None else w for c, w in ((x, a), (y, b))]
+    independent = transport_cost(np.outer(*weights), x, y, p=p)
+    if independent > 0:
+        try:
+            entropic = solvers.sinkhorn_plan(x, y, 0.05 * independent, a, b, p=p, n_iter=2000).cost
+            yield line("entropic (Sinkhorn)", entropic, f"regularisation {0.05 * independent:.3g}")
+        except RuntimeError as error:
+            yield f"entropic (Sinkhorn)      {error}"
+    yield line("independent coupling", independent, "every source point to all targets")
+
+
+def _picture(result: SlicedPlan, x: Array, y: Array) -> Figure:
+    from .plot import draw_matrix, draw_plan, new_figure
+
+    figure, (left, right) = new_figure(9, 4, columns=2)
+    draw_plan(left, result.plan, x, y, f"expected sliced plan, cost {result.cost:.4g}")
+    draw_matrix(right, result.plan, "the same as a matrix")
+    return figure
+
+
 def _bench(options: argparse.Namespace) -> int:
-    from . import benchmarks
+    from . import benchmarks, report
+    from ._environment import environment
 
     check_writable(options.json)
-    return benchmarks.bench(options.suite, options.json)
+    names = benchmarks.suites(options.suite)
+    rows = []
+    console = report.new_console()
+    for name in names:
+        found = benchmarks.run(name)
+        console.print(report.benchmark_table(name, found))
+        rows += [{"suite": name, **row} for row in found]
+    with atomic(options.json) as draft:
+        draft.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1, allow_nan=False))
+    console.print(f"written to {options.json}", markup=False)
+    return 1 if any(row["ok"] is False for row in rows) else 0
 
 
 def _cite(options: argparse.Namespace) -> int:
-    from .citation import cite
-
     print(cite(*options.keys))
     return 0

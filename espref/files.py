@@ -8,10 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ._checks import Array
+
+Rows = NDArray[np.intp]
 
 
 class FileError(ValueError):
@@ -26,7 +30,7 @@ def read_points(path: str | Path) -> Array:
     FileError
         Naming the file and, where there is one, the row (counted from 1, header included).
     """
-    points = _read(Path(path))
+    points, _ = _read(Path(path))
     return points[:, None] if points.ndim == 1 else points
 
 
@@ -38,49 +42,59 @@ def read_weights(path: str | Path, n: int) -> Array:
     FileError
         Naming the file and, where there is one, the row.
     """
-    weights = _read(Path(path))
+    weights, rows = _read(Path(path))
     if weights.ndim == 2 and 1 in weights.shape:
-        weights = weights.ravel()
+        weights, rows = weights.ravel(), rows if len(rows) == weights.size else np.repeat(rows, weights.size)
     if weights.shape != (n,):
         raise FileError(f"{path}: expected {n} weights, one for each point, got shape {weights.shape}")
     if weights.min() < 0:
-        raise FileError(f"{path}: expected nonnegative weights, got {weights.min()} in row {weights.argmin() + 1}")
-    if weights.sum() == 0:
+        worst = weights.argmin()
+        raise FileError(f"{path}: row {rows[worst]}: expected nonnegative weights, got {weights[worst]}")
+    if weights.max() == 0:
         raise FileError(f"{path}: expected weights with a positive sum, all are zero")
+    weights = weights / weights.max()  # the sum of huge weights could overflow
     return weights / weights.sum()
 
 
-def _read(path: Path) -> Array:
+def _read(path: Path) -> tuple[Array, Rows]:
+    """The numbers of a file as float64, (n,) or (n, d), and for each row its number in the file."""
+    readers = {".npy": _load_npy, ".csv": _load_csv}
+    if path.suffix.lower() not in readers:
+        raise FileError(f"{path}: expected a .npy or .csv file")
     try:
-        if path.suffix == ".npy":
-            return _checked(_load_npy(path), path, 1)
-        if path.suffix == ".csv":
-            rows, first = _load_csv(path)
-            return _checked(rows, path, first)
+        array, rows = readers[path.suffix.lower()](path)
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}") from error
-    raise FileError(f"{path}: expected a .npy or .csv file")
+    with np.errstate(over="ignore"):  # an overflow is refused in the next lines
+        array = array.astype(np.float64)
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        raise FileError(f"{path}: row {rows[bad[0][0]]}: expected finite numbers, got {array[tuple(bad[0])]}")
+    return array, rows
 
 
-def _load_npy(path: Path) -> np.ndarray:
+def _load_npy(path: Path) -> tuple[np.ndarray, Rows]:
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, BadZipFile) as error:
         raise FileError(f"{path}: not a plain .npy array ({str(error).splitlines()[0]})") from error
+    except MemoryError:
+        raise FileError(f"{path}: too large for the memory of this machine") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
-        raise FileError(f"{path}: expected an array of real numbers, got {getattr(array, 'dtype', type(array))}")
-    return array
+        raise FileError(f"{path}: expected an array of real numbers, got {getattr(array, 'dtype', 'an archive')}")
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise FileError(f"{path}: expected one point a row, shape (n, d) with n, d >= 1, got shape {array.shape}")
+    return array, np.arange(1, len(array) + 1, dtype=np.intp)
 
 
-def _load_csv(path: Path) -> tuple[np.ndarray, int]:
-    """The numbers, and the row of the file at which they start: 2 below a header."""
+def _load_csv(path: Path) -> tuple[np.ndarray, Rows]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [(number, row) for number, row in enumerate(csv.reader(file), 1) if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise FileError(f"{path}: not a text file of comma-separated numbers") from error
     if lines and not any(map(_is_number, lines[0][1])):
-        lines = lines[1:]
+        lines = lines[1:]  # a header
     if not lines:
         raise FileError(f"{path}: no numbers in it")
     width = len(lines[0][1])
@@ -88,7 +102,9 @@ def _load_csv(path: Path) -> tuple[np.ndarray, int]:
         if len(row) != width:
             raise FileError(f"{path}: row {number}: expected {width} columns, got {len(row)}")
     try:
-        return np.array([row for _, row in lines], dtype=np.float64), lines[0][0]
+        return np.array([row for _, row in lines], dtype=np.float64), np.array(
+            [number for number, _ in lines], dtype=np.intp
+        )
     except ValueError:
         number, word = next((number, word) for number, row in lines for word in row if not _is_number(word))
         raise FileError(f"{path}: row {number}: expected a number, got {word!r}") from None
@@ -102,14 +118,23 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _checked(array: np.ndarray, path: Path, first_row: int) -> Array:
-    if array.ndim not in (1, 2) or array.size == 0:
-        raise FileError(f"{path}: expected points as rows, shape (n, d) with n, d >= 1, got shape {array.shape}")
-    points = array.astype(np.float64)
-    bad = np.argwhere(~np.isfinite(points))
-    if len(bad):
-        raise FileError(f"{path}: row {bad[0][0] + first_row}: expected finite numbers, got {points[tuple(bad[0])]}")
-    return points
+def check_writable(path: Path | None) -> None:
+    """Refuse a file that could not be written at the end, before the work begins; None is no file.
+
+    Raises
+    ------
+    FileError
+        When the path is a folder, its folder is missing, or may not be written to.
+    """
+    if path is None:
+        return
+    folder = path.parent
+    if path.is_dir():
+        raise FileError(f"{path}: expected a file to write, this is a folder")
+    if not folder.is_dir():
+        raise FileError(f"{path}: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise FileError(f"{path}: the folder {folder} is not writable")
 
 
 @contextmanager

@@ -19,6 +19,9 @@ SOURCE, TARGET, MASS = "#0072B2", "#D55E00", "#009E73"  # Okabe and Ito: told ap
 #: The heaviest pieces that are drawn; more would be a blot.
 MOST_LINES = 3000
 
+#: The most pixels a side that a matrix is drawn with.
+MOST_PIXELS = 600
+
 
 def new_figure(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of the house style, without pyplot's global state.
@@ -75,11 +78,20 @@ def draw_plan(ax: Axes, plan: Plan, x: ArrayLike, y: ArrayLike, title: str = "")
     ax.set(title=title, xticks=[], yticks=[])
     if x.shape[1] > 1:
         ax.set_aspect("equal", adjustable="datalim")
-    ax.legend(loc="best", fontsize=8)
+    ax.legend(loc="best", fontsize=8, framealpha=0, labelcolor="#808080")
 
 
 def draw_matrix(ax: Axes, matrix: Plan, title: str = "") -> None:
-    """A plan or attention matrix as an image, rows downwards; dark is little, bright is much."""
-    dense = _as_plan(matrix).toarray()
-    ax.imshow(dense, cmap="cividis", vmin=0, aspect="auto", interpolation="nearest")
+    """A plan or attention matrix as an image, rows downwards; dark is little, bright is much.
+
+    Of a matrix with more rows or columns than the image has pixels, the sums of blocks are shown.
+    """
+    entries = _as_plan(matrix)
+    shape = [min(size, MOST_PIXELS) for size in entries.shape]
+    cells = [
+        index.astype(np.int64) * pixels // size
+        for index, pixels, size in zip((entries.row, entries.col), shape, entries.shape, strict=True)
+    ]
+    image = np.bincount(np.ravel_multi_index(cells, shape), entries.data, minlength=shape[0] * shape[1]).reshape(shape)
+    ax.imshow(image, cmap="cividis", vmin=0, aspect="auto", interpolation="nearest")
     ax.set(title=title, xlabel="target", ylabel="source", xticks=[], yticks=[])

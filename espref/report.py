@@ -1,32 +1,55 @@
-"""The ledger's results for people and programs: tables in the terminal, JSON, one self-contained HTML page."""
+"""The ledger's results in the terminal and as JSON, and the tables of the benchmarks. Needs rich."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import math
-import re
-from collections.abc import Iterable, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
-import numpy as np
-from rich.table import Table
-from rich.text import Text
+try:
+    from rich import box
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Table
+    from rich.text import Text
+except ImportError as missing:
+    raise ImportError("the tables need rich: pip install 'espref[verify]'") from missing
 
 from ._environment import environment
-from .claims import LEDGER, Claim, Outcome
+from .claims import Claim, Outcome, Problem
 
 COLOURS = {"holds": "green", "refuted": "cyan", "fails": "bold red", "error": "bold red", "skipped": "yellow"}
 SIGNS = {"at most": "≤", "at least": "≥"}
 
 
+def new_console() -> Console:
+    """Standard output; wide enough for the tables when it is no terminal."""
+    plain = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=100 if plain else None, highlight=False)
+
+
+@contextmanager
+def progress_bar(console: Console, total: int) -> Iterator[Callable[[Claim], None]]:
+    """A bar, on a terminal only; the function it gives is called with each claim before that is measured."""
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total, completed=-1)
+        yield lambda entry: progress.update(task, advance=1, description=entry.id)
+
+
+def number(value: float) -> str:
+    """Two digits; a dash where there is no number."""
+    return "–" if math.isnan(value) else f"{value:.2g}"
+
+
 def comparison(outcome: Outcome) -> str:
-    """Residual against tolerance, as "3.1e-16 ≤ 1e-12"."""
-    if math.isnan(outcome.residual):
-        return "–"
-    return f"{outcome.residual:.2g} {SIGNS[outcome.claim.sense]} {outcome.claim.tolerance:.2g}"
+    """Residual against tolerance, as "3.1e-16 ≤ 1e-12"; no sign where the claim fell."""
+    sign = SIGNS[outcome.claim.sense] if outcome.good else "against"
+    return f"{number(outcome.residual)} {sign} {number(outcome.claim.tolerance)}"
 
 
 def by_chapter(outcomes: Iterable[Outcome]) -> list[tuple[str, list[Outcome]]]:
@@ -35,167 +58,107 @@ def by_chapter(outcomes: Iterable[Outcome]) -> list[tuple[str, list[Outcome]]]:
 
 
 def chapter_table(chapter: str, outcomes: Sequence[Outcome]) -> Table:
-    """One table: claim, residual against tolerance, verdict, seconds."""
-    table = Table(title=chapter, title_justify="left", title_style="bold", expand=False)
+    """One table: claim, residual, tolerance, verdict, seconds; under a claim, what was dropped and what came then."""
+    table = Table(title=chapter, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("claim", overflow="fold")
-    table.add_column("residual vs tolerance", justify="right", no_wrap=True)
+    table.add_column("residual", justify="right", no_wrap=True)
+    table.add_column("tolerance", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("s", justify="right", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
     for outcome in outcomes:
-        name = Text(outcome.claim.id.split(".", 1)[1])
+        entry = outcome.claim
+        name = Text(entry.id.split(".", 1)[1])
         if outcome.note:
-            name.append(f"\n  {outcome.note}", style="dim")
+            name.append(f"\n  {outcome.note}", style="yellow" if outcome.good else "red")
         verdict = Text(outcome.verdict, style=COLOURS[outcome.verdict])
-        table.add_row(name, comparison(outcome), verdict, f"{outcome.seconds:.1f}")
+        tolerance = f"{SIGNS[entry.sense]} {number(entry.tolerance)}"
+        table.add_row(name, number(outcome.residual), tolerance, verdict, f"{outcome.seconds:.2f}")
+        for companion, value in zip(entry.companions, outcome.companions, strict=False):
+            told = "falls" if value >= companion.at_least else "stands"  # falling is what it should do
+            name = Text(f"  without {plain(companion.dropped)}", style="dim")
+            table.add_row(name, number(value), f"≥ {number(companion.at_least)}", Text(told, style="dim"), "")
     return table
+
+
+def plain(text: str) -> str:
+    """A short phrase with its formulas as readable as a terminal allows: what follows a colon is left out."""
+    return text.split(":")[0].replace("$", "").replace("\\", "")
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     """One line: how many claims hold, are refuted, fell, were skipped."""
     count = {verdict: sum(outcome.verdict == verdict for outcome in outcomes) for verdict in COLOURS}
     fallen = count["fails"] + count["error"]
-    parts = [f"{count['holds']} hold", f"{count['refuted']} refuted as stated", f"{fallen} fell"]
+    parts = [f"{count['holds']} hold", f"{count['refuted']} are refuted as stated", f"{fallen} fell"]
     if count["skipped"]:
         parts.append(f"{count['skipped']} skipped")
     return f"{len(outcomes)} claims: {', '.join(parts)}, in {seconds:.0f} s"
 
 
-def listing() -> Table:
-    """Every claim of the ledger: identifier, kind, what it runs on."""
-    table = Table("claim", "kind", "runs on", "source")
-    for entry in LEDGER.values():
-        table.add_row(entry.id, entry.kind, entry.on, entry.source or "proof in the code")
-    return table
+def describe(problems: Sequence[Problem]) -> str:
+    """The problems by origin, as "24 synthetic, 9 real problems"."""
+    origins = [problem.origin for problem in problems]
+    return ", ".join(f"{origins.count(origin)} {origin}" for origin in dict.fromkeys(origins)) + " problems"
 
 
-def to_json(outcomes: Sequence[Outcome], problems: Sequence[str]) -> dict[str, Any]:
-    """Everything measured, with what it was measured on; numbers that are none are null."""
+def closing(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: float, note: str) -> Iterator[Text]:
+    """The lines under the tables: what fell, what was left out, the sum."""
+    for outcome in outcomes:
+        if not outcome.good:
+            yield Text(f"fell: {outcome.claim.id}: {comparison(outcome)}, {outcome.note}", style="bold red")
+    if note:
+        yield Text(note, style="yellow")
+    good = all(outcome.good for outcome in outcomes)
+    yield Text(f"{summary(outcomes, seconds)}, on {describe(problems)}", style="bold green" if good else "bold red")
 
-    def number(value: float) -> float | None:
-        return value if math.isfinite(value) else None
+
+def to_json(outcomes: Sequence[Outcome], problems: Sequence[Problem], seeds: int, note: str) -> dict[str, Any]:
+    """Everything measured, with what it was measured on and with; numbers that are none are null."""
+
+    def finite(value: float) -> float | None:
+        return float(value) if math.isfinite(value) else None
+
+    def entry(outcome: Outcome) -> dict[str, Any]:
+        found = outcome.claim
+        return {
+            "id": found.id,
+            "kind": found.kind,
+            "statement": found.statement,
+            "source": found.source,
+            "verdict": outcome.verdict,
+            "residual": finite(outcome.residual),
+            "sense": found.sense,
+            "tolerance": found.tolerance,
+            "companions": [
+                {"dropped": companion.dropped, "residual": finite(value), "at_least": companion.at_least}
+                for companion, value in zip(found.companions, outcome.companions, strict=False)
+            ],
+            "runs": outcome.runs,
+            "worst": outcome.worst,
+            "seconds": round(outcome.seconds, 3),
+            "note": outcome.note,
+        }
 
     return {
         "environment": environment(),
-        "problems": list(problems),
-        "claims": [
-            {
-                "id": outcome.claim.id,
-                "kind": outcome.claim.kind,
-                "statement": outcome.claim.statement,
-                "source": outcome.claim.source,
-                "verdict": outcome.verdict,
-                "residual": number(outcome.residual),
-                "sense": outcome.claim.sense,
-                "tolerance": outcome.claim.tolerance,
-                "companions": [
-                    {"dropped": companion.dropped, "residual": number(value), "at_least": companion.at_least}
-                    for companion, value in zip(outcome.claim.companions, outcome.companions, strict=False)
-                ],
-                "runs": outcome.runs,
-                "worst": outcome.worst,
-                "seconds": round(outcome.seconds, 3),
-                "note": outcome.note,
-            }
-            for outcome in outcomes
+        "seeds": seeds,
+        "note": note,
+        "problems": [
+            {"name": p.name, "origin": p.origin, "n": len(p.x), "m": len(p.y), "dim": p.dim} for p in problems
         ],
+        "claims": [entry(outcome) for outcome in outcomes],
     }
 
 
-def formula_html(text: str) -> str:
-    """Text with $...$ formulas as HTML with MathML; everything else is escaped."""
-    from latex2mathml.converter import convert
-
-    parts = re.split(r"\$\$?([^$]+)\$\$?", text)
-    return "".join(convert(part) if k % 2 else html.escape(part) for k, part in enumerate(parts))
-
-
-def _png(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def headroom_figure(outcomes: Sequence[Outcome]) -> Any:
-    """Residual and tolerance of every theorem, on a logarithmic axis; exact zeros stand at the left edge."""
-    from .plot import SOURCE, TARGET, new_figure
-
-    shown = [o for o in outcomes if o.claim.kind == "theorem" and math.isfinite(o.residual)]
-    figure, (ax,) = new_figure(7.5, 1.2 + 0.16 * len(shown))
-    floor, rows = 1e-18, np.arange(len(shown))
-    residuals = [max(o.residual, floor) for o in shown]
-    tolerances = [max(o.claim.tolerance, floor) for o in shown]
-    ax.hlines(rows, residuals, tolerances, color="#999999", lw=1)
-    ax.plot(residuals, rows, "o", ms=4, color=SOURCE, label="residual")
-    ax.plot(tolerances, rows, "|", ms=9, mew=2, color=TARGET, label="tolerance")
-    ax.set(xscale="log", yticks=rows, ylim=(len(shown) - 0.5, -0.5), xlabel="residual (0 is drawn at 1e-18)")
-    ax.set_yticklabels([o.claim.id for o in shown], fontsize=6.5)
-    ax.legend(loc="upper right", fontsize=8)
-    return figure
-
-
-def example_figure() -> Any:
-    """The counterexample of the ledger: exact plan and expected sliced plan of two clouds of three points."""
-    from .circle import circle_plan
-    from .claims.circle import WORSE_X, WORSE_Y
-    from .directions import sample_directions
-    from .expected import min_sliced_plan
-    from .plot import draw_plan, new_figure
-
-    figure, (left, right) = new_figure(7.5, 3.2, columns=2)
-    cheapest = min_sliced_plan(WORSE_X, WORSE_Y, sample_directions(500, 2, method="equispaced"))
-    mean = circle_plan(WORSE_X, WORSE_Y)
-    draw_plan(left, cheapest.plan, WORSE_X, WORSE_Y, f"cheapest slice: cost {cheapest.cost:.1f}")
-    draw_plan(right, mean.plan, WORSE_X, WORSE_Y, f"mean over the circle: cost {mean.cost:.1f}")
-    return figure
-
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8886; --good: #00845a; --bad: #c22; --soft: #777; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 2rem; }
-th, td { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.holds, .refuted { color: var(--good); } .fails, .error { color: var(--bad); font-weight: bold; }
-.skipped, small { color: var(--soft); } code { font-size: .95em; } figure { margin: 1rem 0 2rem; }
-img { max-width: 100%; background: white; border-radius: 4px; } .wide { overflow-x: auto; }
-"""
-
-
-def _row(outcome: Outcome) -> str:
-    entry: Claim = outcome.claim
-    companions = "".join(
-        f"<br><small>Without {formula_html(companion.dropped)}: {value:.2g} ≥ {companion.at_least:.2g}.</small>"
-        for companion, value in zip(entry.companions, outcome.companions, strict=False)
-    )
-    note = f"<br><small>{html.escape(outcome.note)}</small>" if outcome.note else ""
-    return (
-        f'<tr id="{html.escape(entry.id)}"><td><code>{html.escape(entry.id)}</code> <small>{entry.kind}</small><br>'
-        f"{formula_html(entry.statement)}{companions}{note}</td>"
-        f'<td class="n">{comparison(outcome)}<br><small>{html.escape(outcome.worst)}</small></td>'
-        f'<td class="{outcome.verdict}">{outcome.verdict}</td></tr>'
-    )
-
-
-def to_html(outcomes: Sequence[Outcome], problems: Sequence[str], seconds: float) -> str:
-    """One page with formulas (MathML) and figures inside it: no network, no other file."""
-    versions = ", ".join(f"{name} {value}" for name, value in environment().items() if value is not None)
-    chapters = "".join(
-        f'<h2>{html.escape(chapter)}</h2><div class="wide"><table><tr><th>claim</th><th>residual</th>'
-        f"<th>verdict</th></tr>{''.join(map(_row, group))}</table></div>"
-        for chapter, group in by_chapter(outcomes)
-    )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>espref: the ledger</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head><body><h1>The ledger, measured</h1>"
-        f"<p><strong>{html.escape(summary(outcomes, seconds))}.</strong></p>"
-        f"<p><small>Measured on {len(problems)} problems: {html.escape('; '.join(problems))}.<br>"
-        f"{html.escape(versions)}.</small></p>"
-        f'<figure><img src="{_png(headroom_figure(outcomes))}" alt="For every theorem a dot, its residual, to the left '
-        'of a bar, its tolerance."><figcaption>Residuals of the theorems (dots) and their tolerances (bars). A dot to '
-        "the right of its bar would be a theorem that fell.</figcaption></figure>"
-        f'<figure><img src="{_png(example_figure())}" alt="Two clouds of three points, joined by the plan of the '
-        'cheapest slice on the left and by the mean over all directions on the right."><figcaption>A refutation in a '
-        "picture: for these clouds the mean over all directions costs more than coupling them at random, while the "
-        f"cheapest slice does not.</figcaption></figure>{chapters}</body></html>"
-    )
+def benchmark_table(suite: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """One table a suite: what was measured, against what is demanded."""
+    table = Table(title=suite, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for heading in ("benchmark", "measured", "target", ""):
+        table.add_column(heading, overflow="fold")
+    verdicts = {True: Text("met", style="green"), False: Text("missed", style="bold red")}
+    for row in rows:
+        name = Text(row["name"])
+        name.append(f"\n  {row['detail']}", style="dim")
+        measured = Text(f"{row['measured']:.3g} {row['unit']}")
+        table.add_row(name, measured, Text(str(row["target"])), verdicts.get(row["ok"], Text("")))
+    return table
