@@ -135,7 +135,7 @@ def pot_expected_sliced_plan(
 
     POT 0.9.7 returns right plans but wrong slice *costs* whenever n != m or weights are not uniform, and for some
     uniform n = m too; so its plans with beta > 0 are wrong there. Each slice is therefore taken alone, at beta = 0.
-    It keeps one permutation of tied points (``ties="first"`` here).
+    It keeps some order of tied points, not always that of the input (``ties="first"`` here).
 
     Raises
     ------
