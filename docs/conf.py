@@ -35,6 +35,8 @@ extensions = [
     "sphinx_togglebutton",
     "api",
     "ledger",
+    "notebooks",
+    "records",
 ]
 exclude_patterns = ["_build", "_static", "**.ipynb_checkpoints", "figures", "records"]
 

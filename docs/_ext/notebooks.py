@@ -1,0 +1,62 @@
+"""Each tutorial as a Jupyter notebook with its outputs, beside its page: Sphinx roles resolved to plain Markdown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jupytext
+import nbformat
+from sphinx.application import Sphinx
+
+#: Sphinx markup -> Markdown that Jupyter shows.
+RESOLVED = [
+    (r"\{claim\}`([^`]+)`", r"`\1`"),
+    (r"\{(?:py:)?(?:func|class|meth|obj|mod|attr)\}`~?([^`]+)`", r"`\1`"),
+    (r"\{eq\}`([^`]+)`", r"(\1)"),
+    (r"\{(?:doc|ref|numref|prf:ref|term)\}`([^`<]+?)(?:\s*<[^`]*)?`", r"*\1*"),
+    (r"\{cite(?::[a-z]+)?\}`([^`]+)`", r"[\1]"),
+    (r"(?m)^(\$\$)[ ]*\(([\w-]+)\)$", r"\1\n\n*(\2)*"),
+    (r"(?m)(\$\$)[ ]*\((eq-[\w-]+)\)$", r"\1\n\n*(\2)*"),
+    (r"(?ms)^(`{3,}|:{3,})\{exercise(?:-start)?\}[^\n]*\n(?::[a-z]+:[^\n]*\n)*(.*?)\n\1[ ]*$", r"**Exercise.**\n\2"),
+    (r"(?ms)^(`{3,}|:{3,})\{solution-start\}[^\n]*\n(?::[a-z]+:[^\n]*\n)*\1[ ]*$", r"**Solution.**"),
+    (r"(?ms)^(`{3,}|:{3,})\{(?:solution|exercise)-end\}[^\n]*\n\1[ ]*$", ""),
+    (r"(?m)^\(([\w-]+)\)=$", ""),
+]
+
+
+def resolve(markdown: str) -> str:
+    for pattern, replacement in RESOLVED:
+        markdown = re.sub(pattern, replacement, markdown)
+    return markdown
+
+
+def write_notebooks(app: Sphinx, error: Exception | None) -> None:
+    """Outputs come from the notebook that was executed for the page, text from the tutorial."""
+    if error or app.builder.format != "html":
+        return
+    for source in sorted((Path(app.srcdir) / "tutorials").glob("[0-9]*.md")):
+        notebook = jupytext.read(source)
+        executed = Path(app.outdir).parent / "jupyter_execute" / "tutorials" / f"{source.stem}.ipynb"
+        outputs = nbformat.read(executed, as_version=4).cells if executed.exists() else []
+        ran = iter([cell for cell in outputs if cell.cell_type == "code"])
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = resolve(cell.source)
+            elif (done := next(ran, None)) is not None:
+                cell.outputs, cell.execution_count = done.outputs, done.execution_count
+            cell.metadata.pop("mystnb", None)
+        nbformat.write(notebook, Path(app.outdir) / "tutorials" / f"{source.stem}.ipynb")
+
+
+def offer(app: Sphinx, docname: str, source: list[str]) -> None:
+    """A link at the end of each tutorial."""
+    if re.match(r"tutorials/\d", docname):
+        name = docname.split("/")[1] + ".ipynb"
+        source[0] += f'\n\n<p><a href="{name}" download>This tutorial as a Jupyter notebook</a></p>\n'
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("source-read", offer)
+    app.connect("build-finished", write_notebooks)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,47 @@
+"""``{records}``: tables of the committed benchmark records, ``docs/records/*.json`` as ``espref bench`` writes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+
+def cell(value: Any) -> str:
+    """A value for a table of MyST markup."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "**no**", None: ""}[value]
+    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", r"\|")
+
+
+def table(record: dict[str, Any]) -> list[str]:
+    """The rows of a record, and what they were measured with."""
+    columns = [key for key in record["rows"][0] if any(row.get(key) is not None for row in record["rows"])]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(cell(row.get(column)) for column in columns)} |" for row in record["rows"]]
+    made_with = ", ".join(f"{key} {value}" for key, value in record["environment"].items() if value is not None)
+    return [*lines, "", f"Measured with {made_with}.", ""]
+
+
+class Records(SphinxDirective):
+    def run(self) -> list[nodes.Node]:
+        self.env.note_reread()
+        lines = []
+        for path in sorted((Path(self.env.srcdir) / "records").glob("*.json")):
+            record = json.loads(path.read_text())
+            if record.get("rows") and "environment" in record:
+                lines += [f"**{path.stem}**", "", *table(record)]
+        holder = nodes.container()
+        lines = lines or ["No record has been committed yet."]
+        self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), self.content_offset, holder)
+        return holder.children
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("records", Records)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

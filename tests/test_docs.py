@@ -1,0 +1,105 @@
+"""The site's sources, checked without building it: what they name must exist."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import espref
+import espref.claims
+from espref.citation import bibliography
+from espref.claims.ledger import LEDGER
+
+ROOT = Path(__file__).parent.parent
+TUTORIALS = sorted((ROOT / "tutorials").glob("[0-9]*.md"))
+PAGES = [*TUTORIALS, *(ROOT / "tutorials").glob("index.md"), *(ROOT / "docs").glob("*.md")]
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+tutorials = pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+
+
+@pages
+def test_claims_exist(page: Path) -> None:
+    """Every claim a page names is in the ledger."""
+    assert set(re.findall(r"\{claim\}`([^`]+)`", page.read_text())) <= set(LEDGER)
+
+
+@pages
+def test_citations_exist(page: Path) -> None:
+    """Every citation names a key of the bibliography."""
+    named = {
+        key.strip() for keys in re.findall(r"\{cite[:a-z]*\}`([^`]+)`", page.read_text()) for key in keys.split(",")
+    }
+    assert named <= set(bibliography())
+
+
+@pages
+def test_documents_exist(page: Path) -> None:
+    """Every page that is linked is there."""
+    for target in re.findall(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`", page.read_text()):
+        path = target.removeprefix("/")
+        inside = path.removeprefix("tutorials/") if page.parent.name == "tutorials" else path
+        assert any(
+            (ROOT / folder / f"{name}.md").exists()
+            for folder, name in (("docs", path), ("", path), ("tutorials", inside))
+        )
+
+
+@tutorials
+def test_tutorial_has_its_parts(page: Path) -> None:
+    """Header, title, house style, a check, an exercise with its solution, a described figure, an end."""
+    text = page.read_text()
+    assert text.startswith("---\njupytext:\n") and "kernelspec:" in text
+    assert re.search(r"^# \d+\. ", text, re.MULTILINE), "title with the number of the tutorial"
+    assert 'plt.style.use("espref.figures")' in text
+    for part in ("assert ", "{exercise}", "{solution-start}", ":class: dropdown", "## Where we stand"):
+        assert part in text, part
+    for word in ("**Proven", "**Measured", "**Open"):
+        assert word in text.split("## Where we stand")[1], word
+    assert text.count("{exercise}") + text.count("{exercise-start}") == text.count("{solution-start}")
+    assert text.count("  figure:") == text.count("    alt:") > 0, "every figure has an alternative text"
+
+
+@tutorials
+def test_tutorial_names_a_claim(page: Path) -> None:
+    """A tutorial rests on the ledger."""
+    assert "{claim}`" in page.read_text()
+
+
+def test_labels_are_unique() -> None:
+    """Labels of equations, figures and exercises are global on the site."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    labels = re.findall(r"\$\$ \(([\w-]+)\)$|^:label: ([\w-]+)$|^    name: ([\w-]+)$", text, re.MULTILINE)
+    flat = ["".join(label) for label in labels]
+    assert sorted(set(flat)) == sorted(flat)
+
+
+def test_public_names_are_documented() -> None:
+    """Every public name has a docstring; the API pages are made from them."""
+    for name in espref.__all__:
+        thing = getattr(espref, name)
+        assert name == "__version__" or inspect.getdoc(thing), name
+
+
+def test_docstrings_cite_known_keys() -> None:
+    """What stands under "References" in a docstring names keys of the bibliography."""
+    known = set(bibliography())
+    for name in espref.__all__:
+        references = re.split(r"References\s*\n\s*-+\n", inspect.getdoc(getattr(espref, name)) or "")[1:]
+        for key in re.findall(r"\b[a-z]+(?:19|20)\d\d[a-z]+\b", " ".join(references)):
+            assert key in known, (name, key)
+
+
+def test_sources_of_claims_are_known() -> None:
+    """Every source of a claim is a key of the bibliography."""
+    for entry in LEDGER.values():
+        assert {key.strip() for key in entry.source.split(",") if key.strip()} <= set(bibliography()), entry.id
+
+
+def test_anchors_of_claims_are_unique() -> None:
+    """Every claim has its own anchor on the ledger's pages, and a chapter with a page."""
+    anchors = [re.sub(r"[^a-z0-9]+", "-", identifier.lower()) for identifier in LEDGER]
+    assert len(set(anchors)) == len(LEDGER)
+    assert all(re.fullmatch(r"[a-z]+\.[a-z0-9-]+", identifier) for identifier in LEDGER)
