@@ -23,7 +23,7 @@ def _real_array(value: ArrayLike, name: str) -> tuple[Array, np.dtype[Any]]:
     if raw.dtype.kind not in "buif":
         raise ValueError(f"{name}: expected real numbers, got dtype {raw.dtype}")
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(raw, dtype=np.float64), raw.dtype
+        return np.asarray(raw, dtype=np.float64, order="C"), raw.dtype
 
 
 def _finite(array: Array, name: str) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, sparray, spmatrix
 
-from ._checks import Array, _finite, _real_array, as_choice, as_directions, as_exponent, as_pair, as_weights
+from ._checks import Array, _real_array, as_choice, as_directions, as_exponent, as_pair, as_weights
 from .line import (
     TIES,
     Index,
@@ -273,7 +273,10 @@ def _as_plan(plan: Plan | ArrayLike) -> coo_array:
     entries = coo_array(plan if sparse else _real_array(plan, "plan")[0])
     if entries.ndim != 2 or 0 in entries.shape:
         raise ValueError(f"plan: expected shape (n, m) with n, m >= 1, got shape {entries.shape}")
-    values = _finite(_real_array(entries.data, "plan")[0], "plan")
+    values, _ = _real_array(entries.data, "plan")
+    for k in np.flatnonzero(~np.isfinite(values))[:1]:
+        where = f"({entries.row[k]}, {entries.col[k]})"
+        raise ValueError(f"plan: expected finite numbers, got {values[k]} at index {where}")
     return coo_array((values, (entries.row, entries.col)), shape=entries.shape)
 
 

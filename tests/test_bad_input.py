@@ -1,0 +1,245 @@
+"""Bad input: every public function names the argument, says what was expected and what came, and warns of nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+import espref
+from espref import solvers
+
+X, Y = [[0.0, 1.0], [2.0, 3.0], [4.0, 6.0]], [[1.0, 1.0], [0.0, 5.0]]
+THETA = [[1.0, 0.0], [0.6, 0.8]]
+PLAN = [[0.25, 0.0], [0.25, 0.25], [0.0, 0.25]]
+
+#: A sound call of every public function, by keyword.
+SOUND = {
+    espref.line_plan: {"u": [1.0, 2.0, 3.0], "v": [0.0, 5.0], "a": None, "b": None, "ties": "split"},
+    espref.sample_directions: {"n_directions": 4, "dim": 3, "method": "random", "seed": 0},
+    espref.direction_weights: {"n_directions": 4, "dim": 3, "method": "random"},
+    espref.sliced_plans: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "ties": "split"},
+    espref.slice_costs: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "p": 2, "ties": "split"},
+    espref.transport_cost: {"plan": PLAN, "x": X, "y": Y, "p": 2},
+    espref.marginal_defect: {"plan": PLAN, "a": None, "b": None},
+    espref.gibbs_weights: {"costs": [1.0, 2.0], "beta": 1.0, "prior": None},
+    espref.expected_sliced_plan: {
+        "x": X,
+        "y": Y,
+        "directions": THETA,
+        "a": None,
+        "b": None,
+        "beta": 1.0,
+        "p": 2,
+        "ties": "split",
+        "prior": None,
+    },
+    espref.min_sliced_plan: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "p": 2, "ties": "split"},
+    espref.est_distance: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "beta": 1.0, "p": 2},
+    espref.circle_plan: {"x": X, "y": Y, "a": None, "b": None, "beta": 1.0, "p": 2},
+    solvers.ground_cost: {"x": X, "y": Y, "p": 2},
+    solvers.exact_plan: {"x": X, "y": Y, "a": None, "b": None, "p": 2},
+    solvers.sinkhorn_plan: {"x": X, "y": Y, "reg": 1.0, "a": None, "b": None, "p": 2, "n_iter": 100},
+    solvers.pot_expected_sliced_plan: {
+        "x": X,
+        "y": Y,
+        "directions": THETA,
+        "a": None,
+        "b": None,
+        "beta": 1.0,
+        "p": 2,
+    },
+}
+
+NOT_NUMBERS = [
+    ([["a", "b"]], "expected real numbers, got dtype <U1"),
+    ([[1.0], [1.0, 2.0]], "expected an array of real numbers, got a ragged or unreadable one"),
+    ([[1.0, 1j]], "expected real numbers, got dtype complex128"),
+    ([[None, 1.0]], "expected real numbers, got dtype object"),
+    (None, "expected real numbers, got dtype object"),
+    (np.array([["2020-01-01"]], "M8[D]"), "expected real numbers, got dtype datetime64[D]"),
+]
+
+POINTS = [
+    *NOT_NUMBERS,
+    ([], "expected shape (n, d) with n, d >= 1, got shape (0,)"),
+    ([[]], "expected shape (n, d) with n, d >= 1, got shape (1, 0)"),
+    (np.empty((0, 2)), "expected shape (n, d) with n, d >= 1, got shape (0, 2)"),
+    (3.0, "expected shape (n, d) with n, d >= 1, got shape ()"),
+    ([1.0, 2.0], "expected shape (n, d) with n, d >= 1, got shape (2,) (points on the line are a column: x[:, None])"),
+    (np.zeros((2, 2, 2)), "expected shape (n, d) with n, d >= 1, got shape (2, 2, 2)"),
+    ([[1.0, 2.0], [3.0, math.nan]], "expected finite numbers, got nan at index (1, 1)"),
+    ([[1.0, -math.inf], [3.0, 0.0]], "expected finite numbers, got -inf at index (0, 1)"),
+]
+
+VALUES = [
+    *NOT_NUMBERS,
+    ([], "expected a non-empty vector of shape (n,), got shape (0,)"),
+    (1.0, "expected a non-empty vector of shape (n,), got shape ()"),
+    ([[1.0], [2.0]], "expected a non-empty vector of shape (n,), got shape (2, 1)"),
+    ([1.0, math.nan], "expected finite numbers, got nan at index (1)"),
+    ([math.inf, 1.0], "expected finite numbers, got inf at index (0)"),
+]
+
+DIRECTIONS = [
+    *NOT_NUMBERS,
+    ([], "expected shape (L, 2) with L >= 1, got shape (0,)"),
+    (np.empty((0, 2)), "expected shape (L, 2) with L >= 1, got shape (0, 2)"),
+    ([1.0, 0.0], "expected shape (L, 2) with L >= 1, got shape (2,)"),
+    ([[1.0, 0.0, 0.0]], "expected shape (L, 2) with L >= 1, got shape (1, 3)"),
+    ([[1.0, 0.0], [0.0, 0.0]], "expected nonzero rows, got a zero direction at row 1"),
+    ([[1.0, math.nan]], "expected finite numbers, got nan at index (0, 1)"),
+]
+
+#: Weights of two points, whatever the argument they are given for.
+WEIGHTS = [
+    *[(value, message) for value, message in NOT_NUMBERS if value is not None],
+    ([0.25] * 4, "expected {n} weights, shape ({n},), got shape (4,)"),
+    (1.0, "expected {n} weights, shape ({n},), got shape ()"),
+    (lambda n: [1.5, *[-0.5 / (n - 1)] * (n - 1)], "expected nonnegative weights, got -"),
+    (lambda n: [0.0] * n, "expected weights that sum to 1, all are zero"),
+    (lambda n: [1.0] * n, "expected weights that sum to 1, got a sum of {n}.0"),
+    (lambda n: [1.0 + 1e-8, *[0.0] * (n - 1)], "expected weights that sum to 1, got a sum of 1.00000001"),
+    (lambda n: [1e308] * n, "expected weights that sum to 1, got a sum of inf"),
+    (lambda n: [math.nan] * n, "expected finite numbers, got nan at index (0)"),
+    (lambda n: [math.inf, *[0.0] * (n - 1)], "expected finite numbers, got inf at index (0)"),
+]
+
+
+def numbers(expected: str, *bad: object) -> list[tuple[object, str]]:
+    return [(value, f"expected {expected}, got {value!r}") for value in bad]
+
+
+NEVER_NUMBERS = ("2", b"2", None, [1.0], np.array([1.0, 2.0]), 1j, np.complex128(2), math.nan, {}, 10**400)
+BETA = numbers("a number >= 0", -1, -1e-300, -math.inf, *NEVER_NUMBERS)
+EXPONENT = numbers("a number >= 1 and finite", 0.5, 0, -2, math.inf, *NEVER_NUMBERS)
+REG = numbers("a number > 0 and finite", 0, -1.0, math.inf, *NEVER_NUMBERS)
+COUNT = numbers("a whole number >= 1", 0, -1, 2.0, True, "3", None, math.nan, [2], np.array([1, 2]), np.True_)
+SEED = numbers("a whole number >= 0", -1, 0.5, True, "0", [1], np.random.RandomState)
+TIES = numbers("one of split, first", "average", "", None, 1, ["split"], np.array(["split", "first"]))
+METHOD = numbers("one of random, orthogonal, sobol, equispaced, lebedev, axes", "halton", None, 3, np.array([1, 2]))
+PLANS = [
+    *NOT_NUMBERS,
+    ([0.5, 0.5], "expected shape (n, m) with n, m >= 1, got shape (2,)"),
+    ([], "expected shape (n, m) with n, m >= 1, got shape (0,)"),
+    (np.empty((0, 2)), "expected shape (n, m) with n, m >= 1, got shape (0, 2)"),
+    (np.zeros((1, 2, 2)), "expected shape (n, m) with n, m >= 1, got shape (1, 2, 2)"),
+    (sparse.coo_array(np.array([0.5, 0.5])), "expected shape (n, m) with n, m >= 1, got shape (2,)"),
+    (sparse.coo_array([[1j]]), "expected real numbers, got dtype complex128"),
+    (sparse.coo_array([[0, 0], [math.nan, 1]]), "expected finite numbers, got nan at index (1, 0)"),
+    ([[0.5, math.inf]], "expected finite numbers, got inf at index (0, 1)"),
+]
+
+BAD = {
+    "u": VALUES,
+    "v": VALUES,
+    "x": POINTS,
+    "y": POINTS,
+    "directions": DIRECTIONS,
+    "a": WEIGHTS,
+    "b": WEIGHTS,
+    "prior": WEIGHTS,
+    "costs": VALUES,
+    "plan": PLANS,
+    "beta": BETA,
+    "p": EXPONENT,
+    "reg": REG,
+    "ties": TIES,
+    "method": METHOD,
+    "seed": [case for case in SEED if case[0] is not None],
+    "n_directions": COUNT,
+    "dim": COUNT,
+    "n_iter": COUNT,
+}
+
+CASES = [
+    pytest.param(function, argument, *case, id=f"{function.__name__}-{argument}-{number}")
+    for function, sound in SOUND.items()
+    for argument in sound
+    for number, case in enumerate(BAD[argument])
+]
+
+
+def length(function, argument: str) -> int:
+    """How many weights the sound call of a function takes for an argument."""
+    return 3 if argument == "a" else 2
+
+
+@pytest.mark.parametrize("function", SOUND)
+def test_sound_call(function) -> None:
+    """The call that the bad ones are made from goes through."""
+    function(**SOUND[function])
+
+
+@pytest.mark.parametrize(("function", "argument", "bad", "message"), CASES)
+def test_bad_argument(function, argument: str, bad: object, message: str) -> None:
+    """One bad argument among sound ones: ValueError "argument: expected ..., got ...", on one line."""
+    n = length(function, argument)
+    value = bad(n) if callable(bad) and not isinstance(bad, type) else bad
+    if "{n}" in message:
+        message = message.format(n=n)
+    with pytest.raises(ValueError, match=f"^{argument}: {re.escape(message)}") as caught:
+        function(**{**SOUND[function], argument: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_every_public_function_is_covered() -> None:
+    """SOUND holds every function of the exact chapters and its every parameter."""
+    import inspect
+
+    from espref import circle, directions, expected, lift, line
+
+    for module in (line, directions, lift, expected, circle, solvers):
+        for name, function in inspect.getmembers(module, inspect.isfunction):
+            if (
+                function.__module__ == module.__name__
+                and (name in espref.__all__ or module is solvers)
+                and name[0] != "_"
+            ):
+                assert set(SOUND[function]) == set(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("function", [f for f, sound in SOUND.items() if {"x", "y"} <= set(sound)])
+def test_dimensions_must_agree(function) -> None:
+    """y must have the dimension of x."""
+    bad = {**SOUND[function], "y": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}
+    with pytest.raises(ValueError, match=r"^y: expected the dimension of x, d = 2, got d = 3$"):
+        function(**bad)
+
+
+def test_circle_is_for_the_plane() -> None:
+    """circle_plan takes d = 2 only."""
+    with pytest.raises(ValueError, match=r"^x: expected points of the plane, d = 2, got d = 3$"):
+        espref.circle_plan(np.zeros((2, 3)), np.ones((4, 3)))
+
+
+def test_plan_must_fit_the_clouds() -> None:
+    """transport_cost takes a plan of shape (n, m)."""
+    with pytest.raises(ValueError, match=r"^plan: expected shape \(3, 2\), got shape \(2, 3\)$"):
+        espref.transport_cost(np.ones((2, 3)), X, Y)
+
+
+@pytest.mark.parametrize("function", [espref.sample_directions, espref.direction_weights])
+@pytest.mark.parametrize(
+    ("method", "n", "dim", "message"),
+    [
+        ("equispaced", 4, 3, "dim: expected 2 for equispaced directions, got 3"),
+        ("lebedev", 14, 2, "dim: expected 3 for Lebedev directions, got 2"),
+        ("lebedev", 7, 3, "n_directions: expected the size of a Lebedev rule (6, 14, ...), got 7"),
+        ("lebedev", 10**6, 3, "n_directions: expected the size of a Lebedev rule (6, 14, 26, "),
+        ("axes", 4, 3, "n_directions: expected the dimension, 3, for axes, got 4"),
+    ],
+)
+def test_sizes_that_methods_do_not_have(function, method: str, n: int, dim: int, message: str) -> None:
+    """Directions and their weights refuse the same sizes, with the same words."""
+    with pytest.raises(ValueError, match="^" + re.escape(message)):
+        function(n, dim, method=method)
+
+
+def test_no_prior_on_any_usable_slice() -> None:
+    """A prior must sum to 1 and match the directions in number."""
+    with pytest.raises(ValueError, match=r"^prior: expected 2 weights, shape \(2,\), got shape \(1,\)$"):
+        espref.expected_sliced_plan(X, Y, THETA, prior=[1.0])
