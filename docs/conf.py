@@ -88,5 +88,5 @@ html_theme_options = {
 }
 html_show_copyright = False
 html_context = {"default_mode": "auto"}
-html_domain_indices = False
+html_domain_indices = html_use_index = False
 nitpicky = True

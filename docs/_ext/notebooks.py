@@ -13,11 +13,8 @@ from sphinx.application import Sphinx
 RESOLVED = [
     (r"\{claim\}`([^`]+)`", r"`\1`"),
     (r"\{(?:py:)?(?:func|class|meth|obj|mod|attr)\}`~?([^`]+)`", r"`\1`"),
-    (r"\{eq\}`([^`]+)`", r"(\1)"),
     (r"\{(?:doc|ref|numref|prf:ref|term)\}`([^`<]+?)(?:\s*<[^`]*)?`", r"*\1*"),
     (r"\{cite(?::[a-z]+)?\}`([^`]+)`", r"[\1]"),
-    (r"(?m)^(\$\$)[ ]*\(([\w-]+)\)$", r"\1\n\n*(\2)*"),
-    (r"(?m)(\$\$)[ ]*\((eq-[\w-]+)\)$", r"\1\n\n*(\2)*"),
     (r"(?ms)^(`{3,}|:{3,})\{exercise(?:-start)?\}[^\n]*\n(?::[a-z]+:[^\n]*\n)*(.*?)\n\1[ ]*$", r"**Exercise.**\n\2"),
     (r"(?ms)^(`{3,}|:{3,})\{solution-start\}[^\n]*\n(?::[a-z]+:[^\n]*\n)*\1[ ]*$", r"**Solution.**"),
     (r"(?ms)^(`{3,}|:{3,})\{(?:solution|exercise)-end\}[^\n]*\n\1[ ]*$", ""),
@@ -25,7 +22,13 @@ RESOLVED = [
 ]
 
 
-def resolve(markdown: str) -> str:
+LABELLED = re.compile(r"(?m)[ ]*\$\$[ ]*\(([\w-]+)\)$")
+
+
+def resolve(markdown: str, equations: dict[str, int]) -> str:
+    """One Markdown cell; ``equations`` numbers the labelled formulas of the notebook."""
+    markdown = LABELLED.sub(lambda m: rf" \tag{{{equations[m[1]]}}}$$", markdown)
+    markdown = re.sub(r"\{eq\}`([^`]+)`", lambda m: f"({equations.get(m[1], m[1])})", markdown)
     for pattern, replacement in RESOLVED:
         markdown = re.sub(pattern, replacement, markdown)
     return markdown
@@ -37,12 +40,13 @@ def write_notebooks(app: Sphinx, error: Exception | None) -> None:
         return
     for source in sorted((Path(app.srcdir) / "tutorials").glob("[0-9]*.md")):
         notebook = jupytext.read(source)
+        equations = {label: k for k, label in enumerate(LABELLED.findall(source.read_text()), start=1)}
         executed = Path(app.outdir).parent / "jupyter_execute" / "tutorials" / f"{source.stem}.ipynb"
         outputs = nbformat.read(executed, as_version=4).cells if executed.exists() else []
         ran = iter([cell for cell in outputs if cell.cell_type == "code"])
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = resolve(cell.source)
+                cell.source = resolve(cell.source, equations)
             elif (done := next(ran, None)) is not None:
                 cell.outputs, cell.execution_count = done.outputs, done.execution_count
             cell.metadata.pop("mystnb", None)
