@@ -22,8 +22,14 @@ from .expected import SlicedPlan, est_distance, expected_sliced_plan, gibbs_weig
 from .circle import circle_plan
 
 # 6 softsort
+from .softsort import soft_sort
+
 # 7 softplan
+from .softplan import expected_soft_plan, rank_plan, soft_line_plan
+
 # 8 attention
+from .attention import Attention, esp_attention, sinkhorn_attention, softmax_attention
+from .planfree import planfree_attention
 
 # citing
 from .citation import cite
@@ -43,5 +49,14 @@ __all__ = [
     "min_sliced_plan",
     "est_distance",
     "circle_plan",
+    "soft_sort",
+    "rank_plan",
+    "soft_line_plan",
+    "expected_soft_plan",
+    "Attention",
+    "softmax_attention",
+    "sinkhorn_attention",
+    "esp_attention",
+    "planfree_attention",
     "cite",
 ]

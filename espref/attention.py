@@ -1,0 +1,142 @@
+r"""Chapter 8. Attention as transport: softmax, Sinkhorn, and expected sliced plans (ESP).
+
+An attention matrix says how much each of n queries takes from each of m keys: rows sum to 1. It is n times a plan when
+its columns sum to n/m too. This module is the specification that the PyTorch module imitates.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import logsumexp
+
+from ._checks import Array, as_beta, as_choice, as_count, as_directions, as_pair, as_points, as_tau
+from .softplan import expected_soft_plan
+from .softsort import as_power
+
+SORTS = ("soft", "balanced", "hard")
+
+
+class Attention(NamedTuple):
+    """What attention returns."""
+
+    output: Array  # (n, dv) matrix @ v
+    matrix: Array  # (n, m)
+
+
+def _checked(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> tuple[Array, Array, Array]:
+    q, k = as_pair(q, k, ("q", "k"))
+    v = as_points(v, "v")
+    if len(v) != len(k):
+        raise ValueError(f"v: expected one row for each of the {len(k)} keys, got {len(v)}")
+    return q, k, v
+
+
+def softmax_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> Attention:
+    r"""Scaled dot-product attention, $A_{ij} \propto_j \exp(\langle q_i, k_j \rangle / \sqrt d)$: rows sum to 1.
+
+    q (n, d), k (m, d), v (m, dv).
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+
+    References
+    ----------
+    vaswani2017attention
+    """
+    return sinkhorn_attention(q, k, v, n_iter=1)
+
+
+def sinkhorn_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, n_iter: int) -> Attention:
+    r"""Sinkhorn attention: rows and columns of $\exp(\langle q_i, k_j \rangle / \sqrt d)$ normalised in turn.
+
+    Normalisation 1, 3, 5, ... makes every row sum to 1, normalisation 2, 4, ... every column to n/m; in the log domain.
+    One normalisation is softmax attention; the limit is doubly stochastic.
+
+    q (n, d), k (m, d), v (m, dv); ``n_iter >= 1`` counts normalisations.
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+
+    References
+    ----------
+    sander2022sinkformers
+    """
+    q, k, v = _checked(q, k, v)
+    n_iter = as_count(n_iter, "n_iter")
+    log_matrix = q @ k.T / np.sqrt(q.shape[1])
+    for step in range(n_iter):
+        if step % 2 == 0:
+            log_matrix -= logsumexp(log_matrix, axis=1, keepdims=True)
+        else:
+            log_matrix -= logsumexp(log_matrix, axis=0, keepdims=True) - np.log(len(q) / len(k))
+    matrix = np.exp(log_matrix)
+    return Attention(matrix @ v, matrix)
+
+
+def esp_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    tau: float,
+    beta: float,
+    directions: ArrayLike | None = None,
+    sort: str = "soft",
+    power: int = 1,
+) -> Attention:
+    r"""ESP attention: n times the expected soft sliced plan between queries and keys, applied to the values.
+
+    For each direction l: P, Q the soft sorts of the projected queries and keys, $U_l = P^\top A\, Q$ of mass 1 (for
+    n = m, A is 1/n times the identity), $D_l = \sum_{ij} |q_i - k_j|^2 U_{l,ij}$; $w = \mathrm{softmax}(-\beta D)$, and
+
+    $$\text{matrix} = n \sum_l w_l U_l, \qquad \text{output} = \text{matrix}\; v .$$
+
+    There is no causal form: a doubly stochastic triangular matrix is the identity.
+
+    Parameters
+    ----------
+    q, k, v : (n, d), (m, d), (m, dv)
+        Queries, keys, values.
+    tau : float
+        Temperature of the soft sort, >= 0, in units of score^power. Unused by sort = "hard".
+    beta : float
+        Inverse temperature over slices, >= 0, in units of 1 / |q|^2.
+    directions : (L, d), optional
+        Slicers; the axes by default.
+    sort : "soft" | "balanced" | "hard"
+        SoftSort (rows and columns are off by the column sums of P and Q), balanced or hard sort (both exact).
+    power : 1 or 2
+        Exponent of the sort kernel.
+
+    Returns
+    -------
+    Attention
+        output (n, dv), matrix (n, m) of total n.
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+
+    References
+    ----------
+    shahbazi2025espformer (Algorithm 1)
+    """
+    q, k, v = _checked(q, k, v)
+    directions = np.eye(q.shape[1]) if directions is None else as_directions(directions, q.shape[1])
+    tau, beta = as_tau(tau), as_beta(beta)
+    as_choice(sort, "sort", SORTS)
+    power = as_power(power)
+    hard = sort == "hard"
+    plan = expected_soft_plan(
+        q, k, directions, 0.0 if hard else tau, beta=beta, power=power, balanced=sort == "balanced"
+    ).plan
+    matrix = len(q) * plan
+    return Attention(matrix @ v, matrix)

@@ -1,0 +1,129 @@
+r"""Chapter 6. Soft sorting: a permutation matrix made smooth, and made doubly stochastic.
+
+Sort the scores, $s_{(1)} \le \dots \le s_{(n)}$, and compare them with the unsorted ones through a kernel,
+$K_{ij} = \exp(-|s_{(i)} - s_j|^q / \tau)$, with q = 1 (Laplace) or 2 (Gauss). SoftSort (Prillo and Eisenschlos, 2020)
+normalises the rows of K; they sum to 1, the columns do not. In sorted order K is symmetric and positive definite, so
+there is exactly one positive d with $\mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, 1 = 1$: the *balanced* soft sort.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ._checks import Array, as_tau, as_values
+
+#: Rounds of the balanced scaling and the marginal error at which it stops. The error halves every round at least.
+MAX_ROUNDS = 100
+MARGINAL_ERROR = 1e-12
+
+
+def as_power(power: int) -> int:
+    """The exponent q of the sort kernel: 1 (Laplace) or 2 (Gauss)."""
+    if power not in (1, 2):
+        raise ValueError(f"power: expected 1 (Laplace kernel) or 2 (Gauss kernel), got {power!r}")
+    return int(power)
+
+
+def sort_kernel(ordered: Array, tau: float, power: int = 1) -> Array:
+    """K_ij = exp(-|s_(i) - s_(j)|^q / tau) in sorted order, (n, n); at tau = 0 the indicator of equal scores."""
+    gaps = np.abs(ordered[:, None] / 2 - ordered / 2)  # halved: the difference of two huge scores does not overflow
+    if tau == 0:
+        return (gaps == 0).astype(np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        exponents = gaps / tau * 2 if power == 1 else (gaps / np.sqrt(tau) * 2) ** 2
+        return np.exp(-exponents)
+
+
+def balance(kernel: Array, weights: Array) -> Array:
+    r"""The d > 0 with $d_i \sum_j K_{ij} a_j d_j = 1$, (n,), for a symmetric positive definite K and weights a > 0.
+
+    Damped iteration $d \leftarrow \sqrt{d / (K a d)}$. At the fixed point its Jacobian in log d is (I - S) / 2 with S
+    symmetric up to a diagonal change of basis and spectrum in [0, 1]: the error at least halves every round.
+
+    Raises
+    ------
+    RuntimeError
+        When the marginal error is above 1e-12 after 100 rounds.
+
+    References
+    ----------
+    marshall1968scaling, sinkhorn1967diagonal
+    """
+    return fixed_point(lambda d: kernel @ (weights * d), np.full(len(kernel), 1.0 / np.sqrt(weights.sum())))
+
+
+def fixed_point(apply, d: Array) -> Array:
+    """Iterate d <- sqrt(d / apply(d)) until d * apply(d) = 1 within the marginal error."""
+    for _ in range(MAX_ROUNDS):
+        image = apply(d)
+        error = np.abs(d * image - 1).max()
+        if error <= MARGINAL_ERROR:
+            return d
+        d = np.sqrt(d / image)
+    raise RuntimeError(f"balanced soft sort: marginal error {error:.1e} after {MAX_ROUNDS} rounds, expected 1e-12")
+
+
+def weighted_soft_sort(s: Array, weights: Array, tau: float, power: int, balanced: bool) -> Array:
+    r"""The soft sort of weighted scores, (n, n): row i belongs to rank i, $P_{ij} \propto K_{ij} a_j$, rows sum to 1.
+
+    Balanced: $P_{ij} = d_i K_{ij} d_j a_j$ with $d_i \sum_j K_{ij} a_j d_j = 1$, so that $P^\top a_{()} = a$ as well.
+    For uniform weights this is :func:`soft_sort`. Weights are positive.
+    """
+    order = s.argsort(kind="stable")
+    kernel, mass = sort_kernel(s[order], tau, power), weights[order]
+    if balanced:
+        d = balance(kernel, mass)
+        ordered = d[:, None] * kernel * (d * mass)
+    else:
+        ordered = kernel * mass
+        ordered /= ordered.sum(axis=1, keepdims=True)
+    matrix = np.empty_like(ordered)
+    matrix[:, order] = ordered
+    return matrix
+
+
+def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, balanced: bool = False) -> Array:
+    r"""The soft sorting matrix P of scores, ascending: P @ s are the soft-sorted scores.
+
+    $$P_{ij} = \frac{K_{ij}}{\sum_k K_{ik}}, \qquad K_{ij} = \exp(-|s_{(i)} - s_j|^q / \tau) .$$
+
+    Balanced, $P = \mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, \Pi$ with $\Pi$ the sorting permutation: doubly stochastic
+    for every tau. Both tend to the permutation as tau -> 0 (averaged over ties) and to 1/n as tau -> infinity.
+
+    Parameters
+    ----------
+    s : (n,)
+        Scores.
+    tau : float
+        Temperature of the soft sort, >= 0, in units of score^q. 0 is the hard limit, averaged over ties.
+    power : 1 or 2
+        Exponent q of the kernel: 1 Laplace (SoftSort's default), 2 Gauss (the released ESPFormer's).
+    balanced : bool
+        Scale K to be doubly stochastic, instead of its rows alone.
+
+    Returns
+    -------
+    (n, n) array, rows sum to 1; balanced, columns too (to 1e-12).
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+    RuntimeError
+        When the balanced scaling does not converge.
+
+    Examples
+    --------
+    >>> from espref import soft_sort
+    >>> soft_sort([3.0, 1.0, 1.0], tau=0)
+    array([[0. , 0.5, 0.5],
+           [0. , 0.5, 0.5],
+           [1. , 0. , 0. ]])
+
+    References
+    ----------
+    prillo2020softsort
+    """
+    s, tau, power = as_values(s, "s"), as_tau(tau), as_power(power)
+    return weighted_soft_sort(s, np.ones(len(s)), tau, power, balanced)
