@@ -9,6 +9,7 @@ CHAPTERS = {
     "softsort": "Soft sorting",
     "softplan": "Soft plans",
     "attention": "Attention",
+    "planfree": "Attention without plans",
     "solvers": "Solvers of POT",
     "nn": "PyTorch",
 }
