@@ -25,7 +25,7 @@ class SolverPlan(NamedTuple):
     """A dense plan and its cost <C, plan>, without the entropy."""
 
     plan: Array  # (n, m), mass 1
-    cost: float
+    cost: float  # <C, plan>
 
 
 def _pot() -> ModuleType:

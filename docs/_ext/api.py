@@ -57,7 +57,19 @@ def to_rst(text: str) -> str:
     return "".join(parts)
 
 
+def field_comment(name: str) -> str:
+    """What the source says beside a field of a NamedTuple; Python's own text says only which number it has."""
+    path, field = name.rsplit(".", 1)
+    module, cls = path.rsplit(".", 1)
+    found = re.search(
+        rf"^\s+{field}:[^#\n]*#\s*(.+)$", inspect.getsource(getattr(importlib.import_module(module), cls)), re.M
+    )
+    return found[1] if found else ""
+
+
 def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    if what in ("attribute", "property") and lines and lines[0].startswith("Alias for field number"):
+        lines[:] = [field_comment(name)]
     if not any(line.strip() for line in lines):
         logger.warning("no docstring: %s", name)
     lines[:] = to_rst("\n".join(lines)).splitlines() + [""]
@@ -120,7 +132,13 @@ class ApiChapter(SphinxDirective):
         lines = [f".. automodule:: {module}", ""]
         for name, thing in found.items():
             if inspect.isclass(thing):
-                lines += [f".. autoclass:: {name}", "   :members:", "   :undoc-members:", ""]
+                lines += [
+                    f".. autoclass:: {name}",
+                    "   :members:",
+                    "   :undoc-members:",
+                    "   :member-order: bysource",
+                    "",
+                ]
             else:
                 lines += [f".. autofunction:: {name}", ""]
             if used[name]:

@@ -11,10 +11,12 @@ warnings, and warnings fail the build.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import textwrap
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from chapters import in_order, title
@@ -105,10 +107,19 @@ def measured(outcome: Outcome) -> str:
     return text
 
 
+def body(check: Callable[..., float]) -> str:
+    """A check without its decorator and docstring, which the box shows in words."""
+    lines = textwrap.dedent(inspect.getsource(check)).splitlines()
+    function = next(node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.FunctionDef))
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None
+    start = first.end_lineno if documented else first.lineno - 1
+    return "\n".join([*lines[function.lineno - 1 : first.lineno - 1], *lines[start:]])
+
+
 def proof(entry: Claim) -> str:
     """The docstring of the check, its source and its code."""
-    checks = [entry.check, *(companion.check for companion in entry.companions)]
-    code = "\n\n".join(inspect.getsource(check).strip() for check in checks)
+    code = "\n\n".join(body(check) for check in (entry.check, *(companion.check for companion in entry.companions)))
     cited = ", ".join(f"{{cite:t}}`{key.strip()}`" for key in entry.source.split(",") if key.strip())
     parts = [textwrap.dedent(inspect.getdoc(entry.check) or "")]
     if cited:
@@ -119,9 +130,9 @@ def proof(entry: Claim) -> str:
 
 def links(entry: Claim, tutorials: list[str]) -> str:
     parts = [f"[code](/api/{entry.chapter}.md)"] if (ROOT / "docs" / "api" / f"{entry.chapter}.md").exists() else []
-    test = f"tests/test_{entry.chapter}.py"
-    if (ROOT / test).exists():
-        parts.append(f"{{download}}`test </../{test}>`")
+    checks = Path(inspect.getfile(entry.check)).relative_to(ROOT)
+    files = {"checks": checks, "tests": Path(f"tests/test_{entry.chapter}.py")}
+    parts += [f"{{download}}`{name} </../{path}>`" for name, path in files.items() if (ROOT / path).exists()]
     parts += [f"[](/tutorials/{stem}.md)" for stem in tutorials]
     return " · ".join(parts)
 
