@@ -27,14 +27,19 @@ from .citation import cite
 from .directions import METHODS, direction_weights, sample_directions
 from .expected import SlicedPlan, expected_sliced_plan
 from .files import FileError, atomic, check_writable, read_points, read_weights
-from .lift import transport_cost
+from .lift import slice_costs, transport_cost
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from .claims import Problem
+
 #: Directions where none are asked for; "axes" has one for each dimension.
 SLICES = {"lebedev": 110}
 DEFAULT_SLICES = 128
+
+#: Clouds smaller than this share of the extent of both lose too many digits for the claims to be measured on them.
+SMALLEST_EXTENT = 1e-4
 
 #: Exact OT and Sinkhorn hold a dense matrix and take their time: beyond this many pairs ``plan`` leaves them out.
 MOST_PAIRS = 4_000_000
@@ -68,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser("verify", help="measure every claim of the ledger on this machine")
     verify.add_argument("--only", metavar="PATTERN", help="claims whose identifier contains or matches PATTERN")
-    verify.add_argument("--seeds", type=int, default=3, metavar="N", help="random problems of N seeds (default 3)")
+    verify.add_argument(
+        "--seeds", type=int, metavar="N", help="random problems of N seeds (default 3; 1 on your clouds)"
+    )
     verify.add_argument("--list", action="store_true", help="list the claims and measure nothing")
     verify.add_argument("--json", type=Path, metavar="FILE", help="write the measurements")
     verify.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
@@ -124,8 +131,9 @@ def _verify(options: argparse.Namespace) -> int:
     from . import claims, report
     from .claims.problems import fits
 
-    seeds, most = as_count(options.seeds, "--seeds"), as_count(options.max_points, "--max-points")
     own = bool(options.source and options.target)
+    seeds = as_count((1 if own else 3) if options.seeds is None else options.seeds, "--seeds")
+    most = as_count(options.max_points, "--max-points")
     if not own and any((options.source, options.target, options.source_weights, options.target_weights)):
         raise ValueError("--source, --target: expected both files, or neither")
     entries = [entry for entry in claims.LEDGER.values() if _matches(entry.id, options.only)]
@@ -142,6 +150,8 @@ def _verify(options: argparse.Namespace) -> int:
     if own:
         x, y, a, b = _clouds(options)
         problems = [claims.user_problem(x, y, a, b, max_points=most, seed=seed) for seed in range(seeds)]
+        problems = [_standardised(problem, options) for problem in problems]
+        note = "your clouds were moved and scaled together to extent 1"
         # statements about any pair of clouds; companions need hypotheses that only chosen clouds violate
         scopes = [scope for scope in ("pair", "square", "plane") if fits(problems[0], scope)]
         entries = [replace(entry, companions=[]) for entry in entries if entry.on in scopes]
@@ -174,6 +184,27 @@ def _verify(options: argparse.Namespace) -> int:
         with atomic(options.html) as draft:
             draft.write_text(to_html(outcomes, problems, seconds, note), encoding="utf-8")
     return 0 if all(outcome.good for outcome in outcomes) else 1
+
+
+def _standardised(problem: Problem, options: argparse.Namespace) -> Problem:
+    """Both clouds moved and scaled together into a box of extent 1, so that rounding does not depend on their units.
+
+    Residuals are relative to the spread of the clouds and to the cost between them: neither may vanish.
+    """
+    both = np.vstack([problem.x, problem.y])
+    size = np.abs(both).max() or 1.0
+    low, high = (both / size).min(axis=0), (both / size).max(axis=0)
+    extent = (high - low).max() or 1.0
+    x, y = ((points / size - (low + high) / 2) / extent for points in (problem.x, problem.y))
+    for path, points in ((options.source, x[problem.a > 0]), (options.target, y[problem.b > 0])):
+        spread = np.ptp(points, axis=0).max()
+        if spread < SMALLEST_EXTENT:
+            raise FileError(
+                f"{path}: expected different points that weigh something; its extent is {spread:.1g} of all"
+            )
+    if slice_costs(x, y, problem.directions(), problem.a, problem.b).min() == 0:
+        raise FileError(f"{options.target}: expected another cloud than {options.source}; the two coincide")
+    return replace(problem, x=x, y=y)
 
 
 def _matches(identifier: str, pattern: str | None) -> bool:

@@ -75,7 +75,8 @@ def _read(path: Path) -> tuple[Array, Rows]:
 
 def _load_npy(path: Path) -> tuple[np.ndarray, Rows]:
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
     except (ValueError, EOFError, BadZipFile) as error:
         raise FileError(f"{path}: not a plain .npy array ({str(error).splitlines()[0]})") from error
     except MemoryError:

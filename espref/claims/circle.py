@@ -14,7 +14,8 @@ from .problems import Problem
 
 def _scale(problem: Problem) -> float:
     """An inverse temperature that suits the problem's costs."""
-    return 1.0 / np.std(lift.slice_costs(problem.x, problem.y, problem.directions(), problem.a, problem.b))
+    costs = lift.slice_costs(problem.x, problem.y, problem.directions(), problem.a, problem.b)
+    return 1.0 / float(max(costs.std(), 1e-3 * costs.max()))
 
 
 def _turn(angle: float) -> np.ndarray:
@@ -56,11 +57,11 @@ def sum_over_arcs(problem: Problem) -> float:
         for point in cloud[weights > 0]:
             across = (cloud[weights > 0] - point)[np.any(cloud[weights > 0] != point, axis=1)]
             ends.append(np.arctan2(across[:, 0], -across[:, 1]) % np.pi)
-    ends = np.sort(np.concatenate(ends))
-    ends = np.append(ends, ends[0] + np.pi)
-    lengths = np.diff(ends)
+    angles = np.sort(np.concatenate(ends))
+    angles = np.append(angles, angles[0] + np.pi)
+    lengths = np.diff(angles)
     keep = lengths > 1e-12
-    inside = (ends[:-1] + problem.rng(8).uniform(0.2, 0.8, len(lengths)) * lengths)[keep]
+    inside = (angles[:-1] + problem.rng(8).uniform(0.2, 0.8, len(lengths)) * lengths)[keep]
     directions = np.column_stack([np.cos(inside), np.sin(inside)])
     beta, prior = _scale(problem), lengths[keep] / lengths[keep].sum()
     slices = expected.expected_sliced_plan(
@@ -115,10 +116,10 @@ def pie(rng: np.random.Generator) -> float:
     ends = [
         np.arctan2((c[i] - c[j])[0], -(c[i] - c[j])[1]) % np.pi for c in (x, y) for i, j in ((0, 1), (0, 2), (1, 2))
     ]
-    ends = np.sort(ends)
-    ends = np.append(ends, ends[0] + np.pi)
+    angles = np.sort(ends)
+    angles = np.append(angles, angles[0] + np.pi)
     mean = np.zeros((3, 3))
-    for start, stop in itertools.pairwise(ends):
+    for start, stop in itertools.pairwise(angles):
         direction = np.array([np.cos((start + stop) / 2), np.sin((start + stop) / 2)])
         mean[np.argsort(x @ direction), np.argsort(y @ direction)] += (stop - start) / np.pi
     return float(abs(3 * circle.circle_plan(x, y).plan.toarray() - mean).max())

@@ -45,7 +45,7 @@ def pot_plans(problem: Problem) -> float:
     rng = problem.rng(3)
     x = problem.x + 1e-3 * rng.normal(size=problem.x.shape)
     y = problem.y + 1e-3 * rng.normal(size=problem.y.shape)
-    directions, beta = problem.directions(4), 1.0 / np.var(problem.x)
+    directions, beta = problem.directions(4), float(1.0 / np.var(problem.x))
     ours = expected.expected_sliced_plan(x, y, directions, problem.a, problem.b, beta=beta)
     theirs = solvers.pot_expected_sliced_plan(x, y, directions, problem.a, problem.b, beta=beta)
     return float(abs(ours.plan - theirs.plan).max())
