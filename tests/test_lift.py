@@ -179,12 +179,13 @@ def test_length_of_directions(problem: Problem, length: int) -> None:
         np.testing.assert_array_equal(one.toarray(), other.toarray())
 
 
-@pytest.mark.parametrize("scale", [2.0**-1060, 2.0**-900, 2.0**-300, 2.0**300, 2.0**1020])
+@pytest.mark.parametrize("scale", [2.0**-1074, 2.0**-900, 2.0**-300, 2.0**300, 2.0**1011])
 def test_extreme_scales_of_clouds(scale: float) -> None:
     """Positive scaling of a cloud leaves every lifted plan unchanged, from denormals to the largest floats."""
     rng = np.random.default_rng(0)
-    x, y = rng.integers(-8, 8, (20, 3)).astype(float), rng.standard_normal((15, 3))
-    directions = rng.standard_normal((10, 3))
+    x, y = rng.integers(-(2**12), 2**12, (20, 3)).astype(float), rng.standard_normal((15, 3))
+    x[:2] = [[4096, 4096, 4096], [4095, 4095, 4095]]
+    directions = np.concatenate([rng.standard_normal((10, 3)), np.ones((1, 3)) / 3])
     for one, other in zip(sliced_plans(x, y, directions), sliced_plans(x * scale, y, directions), strict=True):
         np.testing.assert_array_equal(one.toarray(), other.toarray())
 
