@@ -200,7 +200,7 @@ def _standardised(problem: Problem, options: argparse.Namespace) -> Problem:
         spread = np.ptp(points, axis=0).max()
         if spread < SMALLEST_EXTENT:
             raise FileError(
-                f"{path}: expected different points that weigh something; its extent is {spread:.1g} of all"
+                f"{path}: expected points with weight that differ by over {SMALLEST_EXTENT:g} of both extents"
             )
     if slice_costs(x, y, problem.directions(), problem.a, problem.b).min() == 0:
         raise FileError(f"{options.target}: expected another cloud than {options.source}; the two coincide")

@@ -92,13 +92,16 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
     parts = [f"{count['holds']} hold", f"{count['refuted']} are refuted as stated", f"{fallen} fell"]
     if count["skipped"]:
         parts.append(f"{count['skipped']} skipped")
-    return f"{len(outcomes)} claims: {', '.join(parts)}, in {seconds:.0f} s"
+    return f"{len(outcomes)} claim{'s' * (len(outcomes) != 1)}: {', '.join(parts)}, in {seconds:.0f} s"
 
 
 def describe(problems: Sequence[Problem]) -> str:
     """The problems by origin, as "24 synthetic, 9 real problems"."""
     origins = [problem.origin for problem in problems]
-    return ", ".join(f"{origins.count(origin)} {origin}" for origin in dict.fromkeys(origins)) + " problems"
+    return (
+        ", ".join(f"{origins.count(origin)} {origin}" for origin in dict.fromkeys(origins))
+        + f" problem{'s' * (len(origins) != 1)}"
+    )
 
 
 def closing(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: float, note: str) -> Iterator[Text]:
