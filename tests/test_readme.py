@@ -1,0 +1,60 @@
+"""The README: its example runs as printed, its commands exist, its links lead somewhere."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_example_runs_as_printed():
+    """The Python block, about ten lines, prints what the README says."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    assert len(code.splitlines()) <= 11
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("True True\n", "") and "prints `True True`" in README
+
+
+def test_commands_exist():
+    """Every make target named is one, every espref command and option named is understood."""
+    cli = pytest.importorskip("espref.cli")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^make (\w+)", README, flags=re.M)
+    assert {"verify", "test"} <= set(targets)
+    assert all(re.search(rf"^{target}:", makefile, flags=re.M) for target in targets)
+    commands = re.findall(r"^espref (.+?)(?:\s+#.*)?$", README, flags=re.M)
+    assert len(commands) >= 4
+    for words in commands:
+        cli._parser().parse_args(words.split())
+
+
+def test_pip_lines_are_those_of_make():
+    """The lines for those without make install what the Makefile installs, with the same constraints."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    extras = re.findall(r"pip install --constraint constraints\.txt --editable ('.+?')", README)
+    assert extras == ["'.[verify]'", "'.[test,torch]'"]
+    assert all(f"--editable {extra}" in makefile for extra in extras)
+    assert "--constraint constraints.txt" in makefile
+
+
+def test_links_and_chapters_exist():
+    """Linked files exist, and each chapter of the table is a module."""
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+    chapters = re.findall(r"^\| `espref\.([\w.]+)`", README, flags=re.M)
+    assert {"line", "directions", "lift", "expected", "circle", "solvers"} <= set(chapters)
+    for chapter in chapters:
+        path = ROOT / "espref" / chapter.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), chapter
+
+
+def test_every_pin_is_exact():
+    """constraints.txt pins one version of each package, torch to the one that is tested."""
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert "torch==2.13.0" in lines and all(re.fullmatch(r"[\w.-]+==[\w.!+-]+", line) for line in lines)
+    names = [re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines]
+    assert len(names) == len(set(names))
