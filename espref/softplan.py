@@ -62,7 +62,7 @@ def soft_line_plan(
     power : 1 or 2
         Exponent of the sort kernel.
     balanced : bool
-        With balanced sorts G is a plan for every tau: marginals a and b to 1e-12. Otherwise its mass is 1, and its
+        With balanced sorts G is a plan for every tau: marginals a and b to 1e-13. Otherwise its mass is 1, and its
         marginals are only near a and b.
 
     Returns

@@ -15,7 +15,7 @@ from ._checks import Array, as_tau, as_values
 
 #: Rounds of the balanced scaling and the marginal error at which it stops. The error halves every round at least.
 MAX_ROUNDS = 100
-MARGINAL_ERROR = 1e-12
+MARGINAL_ERROR = 1e-13
 
 
 def as_power(power: int) -> int:
@@ -44,7 +44,7 @@ def balance(kernel: Array, weights: Array) -> Array:
     Raises
     ------
     RuntimeError
-        When the marginal error is above 1e-12 after 100 rounds.
+        When the marginal error is above 1e-13 after 100 rounds.
 
     References
     ----------
@@ -61,7 +61,9 @@ def fixed_point(apply, d: Array) -> Array:
         if error <= MARGINAL_ERROR:
             return d
         d = np.sqrt(d / image)
-    raise RuntimeError(f"balanced soft sort: marginal error {error:.1e} after {MAX_ROUNDS} rounds, expected 1e-12")
+    raise RuntimeError(
+        f"balanced soft sort: marginal error {error:.1e} after {MAX_ROUNDS} rounds, expected {MARGINAL_ERROR}"
+    )
 
 
 def weighted_soft_sort(s: Array, weights: Array, tau: float, power: int, balanced: bool) -> Array:
@@ -104,7 +106,7 @@ def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, balanced: bool = Fals
 
     Returns
     -------
-    (n, n) array, rows sum to 1; balanced, columns too (to 1e-12).
+    (n, n) array, rows sum to 1; balanced, columns too (to 1e-13).
 
     Raises
     ------

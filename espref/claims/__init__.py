@@ -9,6 +9,9 @@ from . import lift  # isort: skip
 from . import expected  # isort: skip
 from . import circle  # isort: skip
 from . import solvers  # isort: skip
+from . import softsort  # isort: skip
+from . import softplan  # isort: skip
+from . import attention  # isort: skip
 from .ledger import LEDGER, Claim, Companion, Outcome, claim, run, run_claim
 from .problems import Problem, real_problems, synthetic_problems, user_problem
 
@@ -18,6 +21,7 @@ __all__ = [
     "Companion",
     "Outcome",
     "Problem",
+    "attention",
     "circle",
     "claim",
     "directions",
@@ -27,6 +31,8 @@ __all__ = [
     "real_problems",
     "run",
     "run_claim",
+    "softplan",
+    "softsort",
     "solvers",
     "synthetic_problems",
     "user_problem",

@@ -1,0 +1,303 @@
+"""Chapter 8 of the ledger: attention as transport."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import linprog
+
+from .. import attention as at
+from .. import lift, planfree, softplan
+from .ledger import claim
+
+TAUS = (1e-3, 0.1, 3.0)
+
+
+def _tokens(rng: np.random.Generator, n: int = 32, m: int = 32, dim: int = 4) -> tuple[np.ndarray, ...]:
+    """Queries, keys and values of different laws."""
+    return rng.normal(size=(n, dim)), 1.5 * rng.normal(size=(m, dim)) + 0.5, rng.gamma(1.0, size=(m, 3))
+
+
+def _doubly_stochastic(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> list[at.Attention]:
+    """The kinds of attention that are doubly stochastic, for n = m."""
+    exact = [at.esp_attention(q, k, v, tau=tau, beta=1.0, sort="balanced") for tau in TAUS]
+    return [*exact, at.esp_attention(q, k, v, tau=0.0, beta=1.0, sort="hard"), _sinkhorn(q, k, v)]
+
+
+def _sinkhorn(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> at.Attention:
+    """Sinkhorn attention at convergence."""
+    return at.sinkhorn_attention(q, k, v, n_iter=2001)
+
+
+@claim(
+    "attention.doubly-stochastic",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-9,
+    source="shahbazi2025espformer, sander2022sinkformers",
+    statement=r"Balanced and hard ESP attention, and Sinkhorn attention at convergence, have row sums 1 and "
+    r"column sums $n / m$, for $n = m$ and $n \ne m$. Largest relative deviation.",
+)
+def doubly_stochastic(rng: np.random.Generator) -> float:
+    """They are n times plans with uniform marginals."""
+    worst = 0.0
+    for n, m in ((32, 32), (20, 33)):
+        worst = max([worst] + [lift.marginal_defect(a.matrix / n) for a in _doubly_stochastic(*_tokens(rng, n, m))])
+    return worst
+
+
+@doubly_stochastic.without("balance: the soft sort of the paper at $\\tau = 0.1$", at_least=0.05)
+def soft_defect(rng: np.random.Generator) -> float:
+    """The columns of SoftSort do not sum to 1."""
+    return lift.marginal_defect(at.esp_attention(*_tokens(rng), tau=0.1, beta=1.0).matrix / 32)
+
+
+@claim(
+    "attention.spectral-norm-one",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-9,
+    source="",
+    statement=r"A doubly stochastic attention matrix has spectral norm 1 (hard, balanced, converged Sinkhorn). "
+    r"The residual is the deviation from 1.",
+)
+def norm_one(rng: np.random.Generator) -> float:
+    r"""$\|A\|_2^2 \le \|A\|_1 \|A\|_\infty = 1$, and $A 1 = 1$."""
+    return max(abs(float(np.linalg.norm(a.matrix, 2)) - 1) for a in _doubly_stochastic(*_tokens(rng)))
+
+
+@norm_one.without("column sums 1: softmax with a popular key", at_least=2.9, on="fixed")
+def softmax_norm() -> float:
+    r"""All 16 queries look at one key: the norm comes near $\sqrt{16} = 4$, 3 above 1."""
+    q, k = np.ones((16, 2)), np.zeros((16, 2))
+    k[0] = 50.0
+    return float(np.linalg.norm(at.softmax_attention(q, k, k).matrix, 2)) - 1
+
+
+@claim(
+    "attention.keeps-the-mean",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-9,
+    source="",
+    statement=r"Doubly stochastic attention conserves the mean of the tokens: $1^\top A V = 1^\top V$. Relative "
+    r"to the spread of the values.",
+)
+def keeps_mean(rng: np.random.Generator) -> float:
+    """Column sums are 1."""
+    q, k, v = _tokens(rng)
+    return max(float(abs(a.output.mean(axis=0) - v.mean(axis=0)).max() / v.std()) for a in _doubly_stochastic(q, k, v))
+
+
+@keeps_mean.without("column sums 1: softmax attention", at_least=0.01)
+def softmax_mean(rng: np.random.Generator) -> float:
+    """Popular keys weigh more."""
+    q, k, v = _tokens(rng)
+    return float(abs(at.softmax_attention(q, k, v).output.mean(axis=0) - v.mean(axis=0)).max() / v.std())
+
+
+@claim(
+    "attention.contracts-the-variance",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-9,
+    source="",
+    statement=r"Doubly stochastic attention never increases the variance of the tokens, in any coordinate.",
+)
+def contracts(rng: np.random.Generator) -> float:
+    """Centre the values: the norm is 1, and the mean is kept."""
+    q, k, v = _tokens(rng)
+    return max(float((a.output.var(axis=0) / v.var(axis=0)).max()) - 1 for a in _doubly_stochastic(q, k, v))
+
+
+@contracts.without("column sums 1: softmax with two opposed keys", at_least=1.0, on="fixed")
+def softmax_expands() -> float:
+    """Half the queries look at one outlier, half at the other, and all values between are forgotten."""
+    q = np.repeat([[1.0], [-1.0]], 8, axis=0)
+    k = np.zeros((16, 1))
+    k[[0, 15], 0] = 60.0, -60.0
+    return float(at.softmax_attention(q, k, k).output.var() / k.var()) - 1
+
+
+@claim(
+    "attention.no-causal-form",
+    kind="theorem",
+    on="fixed",
+    tolerance=1e-9,
+    source="",
+    statement=r"A lower triangular doubly stochastic matrix is the identity: the largest mass off the diagonal "
+    r"over all of them (a linear program, $n = 6$) is 0. So there is no causal ESP or Sinkhorn attention.",
+)
+def no_causal() -> float:
+    """The first row has one entry, so it is 1; then the first column is full, and so on down."""
+    n = 6
+    allowed = np.tril(np.ones((n, n)))
+    rows, columns = np.repeat(np.eye(n), n, axis=1), np.tile(np.eye(n), n)
+    bounds = [(0, float(entry)) for entry in allowed.ravel()]
+    off = (1 - np.eye(n)).ravel()
+    best = linprog(-off, A_eq=np.vstack([rows, columns]), b_eq=np.ones(2 * n), bounds=bounds, method="highs")
+    return float(abs(best.fun))
+
+
+@no_causal.without("the triangle: one diagonal above is allowed", at_least=1.0)
+def almost_causal() -> float:
+    """One step into the future is enough for a cycle through all tokens."""
+    n = 6
+    allowed = np.tril(np.ones((n, n)), 1)
+    rows, columns = np.repeat(np.eye(n), n, axis=1), np.tile(np.eye(n), n)
+    bounds = [(0, float(entry)) for entry in allowed.ravel()]
+    off = (1 - np.eye(n)).ravel()
+    return float(-linprog(-off, A_eq=np.vstack([rows, columns]), b_eq=np.ones(2 * n), bounds=bounds).fun)
+
+
+@claim(
+    "attention.planfree-equals-plain",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="",
+    statement=r"The recurrences give the output of the plain form without building a plan: all sorts, $n = m$ and "
+    r"$n \ne m$, ties included, $\tau$ from $10^{-300}$ to $10^{300}$. Absolute difference for values of unit "
+    r"scale.",
+)
+def planfree_equals(rng: np.random.Generator) -> float:
+    """The Laplace kernel in sorted order is a product of neighbouring factors."""
+    worst = 0.0
+    for n, m in ((24, 24), (17, 30), (1, 5)):
+        q, k, v = _tokens(rng, n, m)
+        k[: m // 2] = np.round(k[: m // 2])
+        for sort in at.SORTS:
+            for tau in (1e-300, 0.01, 1.0, 1e300):
+                plain = at.esp_attention(q, k, v, tau=tau, beta=1.0, sort=sort).output
+                fast = planfree.planfree_attention(q, k, v, tau=tau, beta=1.0, sort=sort)
+                worst = max(worst, float(abs(plain - fast).max()))
+    return worst
+
+
+@claim(
+    "attention.token-order",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="",
+    statement=r"Permuting keys together with values changes nothing; permuting queries permutes the output (all "
+    r"sorts).",
+)
+def token_order(rng: np.random.Generator) -> float:
+    """The plan is a function of the two clouds."""
+    (q, k, v), worst = _tokens(rng, 20, 26), 0.0
+    rows, cols = rng.permutation(20), rng.permutation(26)
+    for sort in at.SORTS:
+        plain = at.esp_attention(q, k, v, tau=0.1, beta=1.0, sort=sort).output
+        moved = at.esp_attention(q[rows], k[cols], v[cols], tau=0.1, beta=1.0, sort=sort).output
+        worst = max(worst, float(abs(moved - plain[rows]).max()))
+    return worst
+
+
+@claim(
+    "attention.self-attention-of-equals",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="",
+    statement=r"For $Q = K$ without ties the hard ESP matrix is the identity, and the soft and balanced ones are "
+    r"symmetric and positive semidefinite.",
+)
+def self_attention(rng: np.random.Generator) -> float:
+    """Each slice matches every point with itself; the soft slices are Gram matrices."""
+    q, _, v = _tokens(rng)
+    worst = float(abs(at.esp_attention(q, q, v, tau=0.0, beta=1.0, sort="hard").matrix - np.eye(len(q))).max())
+    for sort in ("soft", "balanced"):
+        matrix = at.esp_attention(q, q, v, tau=0.1, beta=1.0, sort=sort).matrix
+        worst = max(worst, float(abs(matrix - matrix.T).max()), float(-np.linalg.eigvalsh(matrix)[0]))
+    return worst
+
+
+@claim(
+    "attention.scaling",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="",
+    statement=r"Scaling queries and keys by $c$ turns $\tau$ into $c^q \tau$ and $\beta$ into $\beta / c^2$: same "
+    r"matrix. So scaling both by $d^{-1/2}$ first, as the released code does, multiplies its $\tau$ by $d$ ($q = "
+    r"2$).",
+)
+def scaling(rng: np.random.Generator) -> float:
+    """Scores scale by c, costs by c squared."""
+    (q, k, v), worst = _tokens(rng), 0.0
+    for power in (1, 2):
+        for sort in ("soft", "balanced"):
+            plain = at.esp_attention(q, k, v, tau=0.1, beta=2.0, sort=sort, power=power).matrix
+            scaled = at.esp_attention(3 * q, 3 * k, v, tau=0.1 * 3**power, beta=2.0 / 9, sort=sort, power=power).matrix
+            worst = max(worst, float(abs(plain - scaled).max()))
+    return worst
+
+
+@claim(
+    "attention.anneals-to-hard",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-9,
+    source="shahbazi2025espformer",
+    statement=r"As $\tau \to 0$ soft and balanced ESP attention tend to the hard one (measured at $10^{-3}$ times "
+    r"the smallest gap): anneal in training, sort hard afterwards.",
+)
+def anneals(rng: np.random.Generator) -> float:
+    """The hard limit of soft plans, slice by slice."""
+    q, k, v = _tokens(rng)
+    gap = min(np.diff(np.sort(part, axis=0), axis=0).min() for part in (q, k))
+    hard = at.esp_attention(q, k, v, tau=0.0, beta=1.0, sort="hard").output
+    soft = (at.esp_attention(q, k, v, tau=1e-3 * gap, beta=1.0, sort=sort).output for sort in ("soft", "balanced"))
+    return max(float(abs(output - hard).max()) for output in soft)
+
+
+@claim(
+    "attention.released-softness",
+    kind="refutation",
+    on="seed",
+    tolerance=0.1,
+    source="shahbazi2025espformer",
+    statement=r"“Soft ESP attention is doubly stochastic at the released settings.” With queries and keys scaled "
+    r"by $d^{-1/2}$, the Gauss kernel at $\tau = 10^{-3}$, unsquared costs summed over a plan of mass $n$ and "
+    r"inverse temperature 10 ($n = 128$ Gaussian tokens, $d = 16$ axes), it misses its marginals; the residual is "
+    r"the largest relative deviation.",
+)
+def released_softness(rng: np.random.Generator) -> float:
+    """In the terms of this package: p = 1 and beta = 10 n. One or two slices carry all the weight, so nothing
+    averages out, and averaging would not mend the column sums of SoftSort anyway."""
+    q, k = rng.normal(size=(2, 128, 16)) / np.sqrt(16)
+    plan = softplan.expected_soft_plan(q, k, np.eye(16), 1e-3, beta=1280.0, p=1, power=2).plan
+    return lift.marginal_defect(plan)
+
+
+@claim(
+    "attention.sinkhorn-needs-iterations",
+    kind="measurement",
+    on="seed",
+    tolerance=1e-9,
+    source="sander2022sinkformers",
+    statement=r"Sinkhorn attention approaches double stochasticity with its iterations: its defect falls from 3 "
+    r"to 5 to 21 normalisations, and balanced ESP attention is below all three. The residual is the largest "
+    r"breach of that order.",
+)
+def sinkhorn_iterations(rng: np.random.Generator) -> float:
+    """The iteration contracts Hilbert's projective metric; balanced sorting stops at 1e-12."""
+    q, k, v = (2 * part for part in _tokens(rng))
+    defects = [lift.marginal_defect(at.sinkhorn_attention(q, k, v, n_iter=n).matrix / 32) for n in (3, 5, 21)]
+    defects.append(lift.marginal_defect(at.esp_attention(q, k, v, tau=0.1, beta=1.0, sort="balanced").matrix / 32))
+    return max(0.0, float(np.diff(defects).max()))
+
+
+@claim(
+    "attention.three-sinkhorn-iterations-suffice",
+    kind="refutation",
+    on="seed",
+    tolerance=0.1,
+    source="sander2022sinkformers",
+    statement=r"“Three normalisations make attention doubly stochastic.” For logits of a few units the columns "
+    r"are still off; the residual is the largest deviation.",
+)
+def three_iterations(rng: np.random.Generator) -> float:
+    """The last normalisation of three repairs the rows, at the expense of the columns."""
+    q, k, v = (2 * part for part in _tokens(rng))
+    return lift.marginal_defect(at.sinkhorn_attention(q, k, v, n_iter=3).matrix / 32)
