@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import pictures
 from chapters import in_order, title
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -86,6 +87,10 @@ def write_pages(app: Sphinx) -> None:
         old.unlink()
     for page, text in wanted.items():
         page.write_text(text)
+    pictures.write(folder / "pictures")
+    for entry in LEDGER.values():
+        if entry.kind == "refutation" and entry.id not in pictures.PICTURES:
+            logger.warning("no picture of the refutation %s (docs/_ext/pictures.py)", entry.id)
 
 
 def number(value: float) -> str:
@@ -137,6 +142,15 @@ def links(entry: Claim, tutorials: list[str]) -> str:
     return " · ".join(parts)
 
 
+def drawn(entry: Claim) -> str:
+    """The picture of a claim that has one."""
+    if entry.id not in pictures.PICTURES:
+        return ""
+    return (
+        f"```{{image}} /ledger/pictures/{entry.id.replace('.', '-')}.svg\n:alt: {pictures.PICTURES[entry.id][0]}\n```"
+    )
+
+
 def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
     """One claim in MyST markup."""
     return f"""
@@ -146,6 +160,8 @@ def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
 :label: box-{anchor(entry.id)}
 
 {entry.statement}
+
+{drawn(entry)}
 
 ````{{dropdown}} Proof and check
 {proof(entry)}

@@ -1,0 +1,179 @@
+"""Pictures of the ledger's refutations, drawn from the package itself at each build: claim -> description, drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+
+import espref as es
+from espref.claims import circle as circle_claims
+from espref.claims import expected as expected_claims
+from espref.plot import MASS, SOURCE, TARGET
+
+Drawing = Callable[[Figure], None]
+PICTURES: dict[str, tuple[str, Drawing]] = {}
+
+
+def picture(identifier: str, description: str) -> Callable[[Drawing], Drawing]:
+    """Register the decorated function as the picture of a claim."""
+
+    def register(draw: Drawing) -> Drawing:
+        PICTURES[identifier] = (description, draw)
+        return draw
+
+    return register
+
+
+def write(folder: Path) -> None:
+    """All pictures as ``<claim>.svg``, for both themes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.style.context("espref.figures"):
+        for identifier, (_, draw) in PICTURES.items():
+            figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+            draw(figure)
+            figure.savefig(folder / f"{identifier.replace('.', '-')}.svg", metadata={"Date": None})
+
+
+def _first_seed() -> np.random.Generator:
+    """The random numbers that the ledger gives to the first seed."""
+    return np.random.default_rng([0, 271828])
+
+
+def _lines(ax, plan, x, y) -> None:
+    plan = plan.toarray()
+    for i, j in zip(*np.nonzero(plan), strict=True):
+        ax.plot(*zip(x[i], y[j], strict=True), color=MASS, lw=6 * plan[i, j] / plan.max(), alpha=0.6)
+
+
+@picture(
+    "expected.ties-break-the-identity",
+    "Two panels with one point above another. On the first axis each point sends half its mass to the other; on the "
+    "second each keeps its own.",
+)
+def _ties(figure: Figure) -> None:
+    points = np.array([[0.0, 0.0], [0.0, 1.0]])
+    beside = points + [0.5, 0]  # the target is the source, drawn a little to the right
+    axes = figure.subplots(1, 2)
+    plans = es.sliced_plans(points, points, np.eye(2))
+    costs = es.slice_costs(points, points, np.eye(2))
+    for ax, plan, cost, name in zip(axes, plans, costs, ("first axis: tied", "second axis"), strict=True):
+        _lines(ax, plan, points, beside)
+        ax.plot(*points.T, "o", color=SOURCE)
+        ax.plot(*beside.T, "s", color=TARGET)
+        ax.set(title=f"{name}, cost {cost:g}", xticks=[], yticks=[], xlim=(-0.4, 0.9), ylim=(-0.3, 1.3))
+
+
+@picture(
+    "expected.no-metric-for-positive-beta",
+    "Curve of the direct distance minus the detour against beta: negative for small beta, it rises above zero, where the "
+    "triangle inequality fails.",
+)
+def _triangle(figure: Figure) -> None:
+    betas = np.logspace(-3, 1, 161)
+    gaps = [expected_claims._triangle_gap(beta) for beta in betas]
+    ax = figure.subplots()
+    ax.axhline(0, color="gray", lw=1)
+    ax.semilogx(betas, gaps)
+    ax.fill_between(betas, 0, np.maximum(gaps, 0), color=TARGET, alpha=0.4, lw=0)
+    ax.set(xlabel="$\\beta$", ylabel="$d(x, z) - d(x, y) - d(y, z)$", xlim=(1e-3, 10))
+
+
+@picture(
+    "circle.can-cost-more-than-independence",
+    "Costs of single slices against their angle as a staircase, with the mean over the circle slightly above the cost "
+    "of the independent coupling.",
+)
+def _independent(figure: Figure) -> None:
+    x, y = (cloud - cloud.mean(axis=0) for cloud in (circle_claims.WORSE_X, circle_claims.WORSE_Y))
+    found = es.circle_plan(x, y)
+    independent = (x**2).sum(axis=1).mean() + (y**2).sum(axis=1).mean()
+    ax = figure.subplots()
+    ends = np.append(0, found.weights.cumsum())
+    ax.stairs(found.costs, 180 * ends, baseline=None, color=SOURCE, lw=1.8, label="slices, by size of their arc")
+    ax.axhline(found.cost, color=MASS, label="their mean: the expected plan")
+    ax.axhline(independent, color=TARGET, ls="--", label="independent coupling")
+    ax.set(xlabel="degrees of the half circle", ylabel="cost", xlim=(0, 180), xticks=range(0, 181, 45))
+    ax.legend(fontsize=8)
+
+
+@picture(
+    "solvers.pot-slice-costs-are-wrong",
+    "Relative error of POT's slice cost against the number of points: zero at many sizes, far from zero at some.",
+)
+def _pot(figure: Figure) -> None:
+    from ot import sliced
+
+    sizes, errors = range(2, 33), []
+    rng = np.random.default_rng(0)
+    for n in sizes:
+        x, y = rng.normal(size=(2, n, 2))
+        plan, cost = sliced.expected_sliced_plan(x, y, projections=np.array([[1.0], [0.0]]), beta=1.0, dense=True)
+        true = es.transport_cost(plan, x, y)
+        errors.append(abs(cost - true) / true)
+    ax = figure.subplots()
+    ax.plot(sizes, errors, "o")
+    ax.set(xlabel="points on each side", ylabel="relative error of the cost")
+
+
+@picture(
+    "softsort.is-doubly-stochastic",
+    "Column sums of a soft sort against the score: scattered well below and well above one, where all should be.",
+)
+def _columns(figure: Figure) -> None:
+    scores = np.sort(_first_seed().normal(size=128))
+    ax = figure.subplots()
+    ax.axhline(1, color="gray", lw=1)
+    ax.plot(scores, es.soft_sort(scores, 0.032, power=2).sum(axis=0), "o", ms=4, label="SoftSort")
+    ax.plot(scores, es.soft_sort(scores, 0.032, power=2, balanced=True).sum(axis=0), "s", ms=3, label="balanced")
+    ax.set(xlabel="score", ylabel="column sum")
+    ax.legend(fontsize=8)
+
+
+@picture(
+    "softplan.soft-plans-are-plans",
+    "Largest deviation of the marginals against tau: near zero at both ends, largest in between; the balanced form "
+    "stays at rounding.",
+)
+def _defect(figure: Figure) -> None:
+    u, v = _first_seed().normal(size=(2, 64))
+    taus = np.logspace(-5, 3, 49)
+    ax = figure.subplots()
+    for balanced, name in ((False, "SoftSort"), (True, "balanced")):
+        defects = [es.marginal_defect(es.soft_line_plan(u, v, tau, balanced=balanced)) for tau in taus]
+        ax.semilogx(taus, defects, label=name)
+    ax.set(xlabel="$\\tau$", ylabel="deviation of the marginals")
+    ax.legend(fontsize=8)
+
+
+@picture(
+    "attention.released-softness",
+    "Histograms of row sums and of column sums of an attention matrix, spread around one.",
+)
+def _released(figure: Figure) -> None:
+    q, k = _first_seed().normal(size=(2, 64, 32))
+    matrix = es.esp_attention(q, k, k, tau=0.032, beta=1.0, power=2).matrix
+    ax = figure.subplots()
+    for axis, name in ((1, "row sums"), (0, "column sums")):
+        ax.hist(matrix.sum(axis=axis), bins=20, alpha=0.6, lw=0, label=name)
+    ax.axvline(1, color="gray", lw=1)
+    ax.set(xlabel="sum", ylabel="tokens")
+    ax.legend(fontsize=8)
+
+
+@picture(
+    "attention.three-sinkhorn-iterations-suffice",
+    "Deviation of the marginals against the number of normalisations on a logarithmic scale, falling slowly; three is "
+    "marked, far above rounding.",
+)
+def _sinkhorn(figure: Figure) -> None:
+    q, k, v = 2 * np.random.default_rng(0).normal(size=(3, 32, 8))
+    counts = range(1, 42, 2)  # odd: the last normalisation is of the rows
+    defects = [es.marginal_defect(es.sinkhorn_attention(q, k, v, n_iter=n).matrix / 32) for n in counts]
+    ax = figure.subplots()
+    ax.semilogy(counts, defects, "o-", ms=4)
+    ax.semilogy(3, defects[1], "s", color=TARGET, ms=9)
+    ax.set(xlabel="normalisations", ylabel="deviation of the marginals")
