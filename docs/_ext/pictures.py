@@ -69,7 +69,7 @@ def _ties(figure: Figure) -> None:
 
 @picture(
     "expected.no-metric-for-positive-beta",
-    "Curve of the direct distance minus the detour against beta: negative for small beta, it rises above zero, where the "
+    "Curve of the direct distance minus the detour against beta: negative for small beta, then above zero, where the "
     "triangle inequality fails.",
 )
 def _triangle(figure: Figure) -> None:
@@ -154,8 +154,8 @@ def _defect(figure: Figure) -> None:
     "Histograms of row sums and of column sums of an attention matrix, spread around one.",
 )
 def _released(figure: Figure) -> None:
-    q, k = _first_seed().normal(size=(2, 64, 32))
-    matrix = es.esp_attention(q, k, k, tau=0.032, beta=1.0, power=2).matrix
+    q, k = _first_seed().normal(size=(2, 128, 16)) / np.sqrt(16)
+    matrix = 128 * es.expected_soft_plan(q, k, np.eye(16), 1e-3, beta=1280.0, p=1, power=2).plan
     ax = figure.subplots()
     for axis, name in ((1, "row sums"), (0, "column sums")):
         ax.hist(matrix.sum(axis=axis), bins=20, alpha=0.6, lw=0, label=name)
