@@ -36,7 +36,7 @@ docs-test: docs .venv/.test
 	ESPREF_SITE=docs/_build/html $(BIN)/python -m pytest tests/browser
 
 clean:
-	rm -rf .venv docs/_build build dist *.egg-info
+	rm -rf .venv docs/_build build dist *.egg-info espref-bench.json
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv

@@ -78,14 +78,17 @@ def draw_plan(ax: Axes, plan: Plan, x: ArrayLike, y: ArrayLike, title: str = "")
     ax.set(title=title, xticks=[], yticks=[])
     if x.shape[1] > 1:
         ax.set_aspect("equal", adjustable="datalim")
+    ax.spines[:].set_visible(False)
     ax.legend(loc="best", fontsize=8, framealpha=0, labelcolor="#808080")
 
 
 def draw_matrix(ax: Axes, matrix: Plan, title: str = "") -> None:
-    """A plan or attention matrix as an image, rows downwards; dark is little, bright is much.
+    """A plan or attention matrix as an image, rows downwards; brightness is the root of the mass.
 
     Of a matrix with more rows or columns than the image has pixels, the sums of blocks are shown.
     """
+    from matplotlib.colors import PowerNorm
+
     entries = _as_plan(matrix)
     shape = [min(size, MOST_PIXELS) for size in entries.shape]
     cells = [
@@ -93,5 +96,6 @@ def draw_matrix(ax: Axes, matrix: Plan, title: str = "") -> None:
         for index, pixels, size in zip((entries.row, entries.col), shape, entries.shape, strict=True)
     ]
     image = np.bincount(np.ravel_multi_index(cells, shape), entries.data, minlength=shape[0] * shape[1]).reshape(shape)
-    ax.imshow(image, cmap="cividis", vmin=0, aspect="auto", interpolation="nearest")
+    ax.imshow(image, cmap="cividis", norm=PowerNorm(0.5, vmin=0), aspect="auto", interpolation="nearest")
+    ax.spines[:].set_visible(False)
     ax.set(title=title, xlabel="target", ylabel="source", xticks=[], yticks=[])

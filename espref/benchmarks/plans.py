@@ -89,10 +89,14 @@ def _memory(n: int, size: int, dim: int, call: str) -> dict[str, float]:
 def run() -> list[dict[str, Any]]:
     """All rows of the suite."""
     rows = [_against_pot(*case) for case in CASES]
-    plan = _memory(100_000, 32, 64, "expected_sliced_plan(x, y, directions, beta=1.0)")
-    numbers = plan["peak_mb"] * 2**20 / (32 * 200_000 * 8)
-    detail = f"{plan['peak_mb']:.0f} MB beyond the input, n = m = 10^5, L = 32"
-    rows.append(row("memory of expected plan", numbers, "x L (n + m) numbers", "O(L (n + m))", None, detail))
+    peaks = []
+    for n, size in ((50_000, 32), (100_000, 32), (100_000, 64)):
+        peaks.append(_memory(n, size, 64, "expected_sliced_plan(x, y, directions, beta=1.0)")["peak_mb"])
+    numbers = peaks[1] * 2**20 / (32 * 200_000 * 8)
+    growth = max(peaks[1] / peaks[0], peaks[2] / peaks[1])
+    detail = f"{peaks[1]:.0f} MB beyond the input at n = m = 10^5, L = 32: {numbers:.1f} x L (n + m) numbers"
+    name = "memory of expected plan: growth as n = m or L doubles"
+    rows.append(row(name, growth, "times", "<= 2.2: O(L (n + m))", growth <= 2.2, detail))
     costs = _memory(1_000_000, 16, 8, "slice_costs(x, y, directions)")
     detail = f"{costs['seconds']:.1f} s; {costs['peak_mb']:.0f} MB beyond the input"
     total = costs["total_mb"] / 1024
