@@ -108,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     citation = commands.add_parser("cite", help="BibTeX of espref and its papers, or of the given keys")
     citation.add_argument("keys", nargs="*", help="keys of the bibliography, such as prillo2020softsort")
     citation.set_defaults(run=_cite)
+
+    table = commands.add_parser("deviations", help="where paper, released code, POT and espref differ")
+    table.set_defaults(run=_deviations)
     return parser
 
 
@@ -287,6 +290,13 @@ def _bench(options: argparse.Namespace) -> int:
         draft.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1, allow_nan=False))
     console.print(f"written to {options.json}", markup=False)
     return 1 if any(row["ok"] is False for row in rows) else 0
+
+
+def _deviations(options: argparse.Namespace) -> int:
+    from .deviations import deviation_table
+
+    print(deviation_table())
+    return 0
 
 
 def _cite(options: argparse.Namespace) -> int:
