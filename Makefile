@@ -33,7 +33,7 @@ docs: .venv/.docs
 	$(BIN)/python -m sphinx -E -n -W --keep-going -b html docs docs/_build/html
 
 docs-test: docs .venv/.test
-	ESPREF_SITE=docs/_build/html $(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest tests/browser
 
 clean:
 	rm -rf .venv docs/_build build dist *.egg-info espref-bench.json

@@ -36,7 +36,7 @@ extensions = [
     "api",
     "ledger",
     "notebooks",
-    "records",
+    "tables",
 ]
 exclude_patterns = ["_build", "_static", "**.ipynb_checkpoints", "figures", "records"]
 
@@ -50,7 +50,7 @@ nb_merge_streams = True
 nb_number_source_lines = False
 
 # The ledger runs at every build (docs/_ext/ledger.py).
-ledger_seeds = 1
+ledger_seeds = 3
 ledger_require_tutorial = False  # True once all tutorials stand
 
 # API: one page a chapter (docs/_ext/api.py).

@@ -1,7 +1,7 @@
 """Every page of the built site, opened in headless Chromium.
 
 The site is served on this machine alone; a request to any other address is refused, recorded, and fails the test.
-Needs ``chromium`` (Debian's, or the one that CHROMIUM names) and the Python package playwright.
+Needs a built site (``make docs``), ``chromium`` (Debian's, or the one that CHROMIUM names) and the package playwright.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-SITE = Path(os.environ["ESPREF_SITE"]).resolve()
+SITE = Path(__file__).parents[2] / "docs" / "_build" / "html"
 PAGES = sorted(str(page.relative_to(SITE)) for page in SITE.rglob("*.html") if "_static" not in page.parts)
 
 

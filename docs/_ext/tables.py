@@ -1,4 +1,8 @@
-"""``{records}``: tables of the committed benchmark records, ``docs/records/*.json`` as ``espref bench`` writes them."""
+"""Tables from data.
+
+* ``{records}``: the committed benchmark records, ``docs/records/*.json`` as ``espref bench`` writes them.
+* ``{deviations}``: ``espref.deviations``, with the name of the test behind each row.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+from espref.deviations import DEVIATIONS
 
 
 def cell(value: Any) -> str:
@@ -28,20 +34,34 @@ def table(record: dict[str, Any]) -> list[str]:
     return [*lines, "", f"Measured with {made_with}.", ""]
 
 
-class Records(SphinxDirective):
-    def run(self) -> list[nodes.Node]:
+class Table(SphinxDirective):
+    """A directive whose content is MyST text written here."""
+
+    def parsed(self, lines: list[str]) -> list[nodes.Node]:
         self.env.note_reread()
+        holder = nodes.container()
+        self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), self.content_offset, holder)
+        return holder.children
+
+
+class Records(Table):
+    def run(self) -> list[nodes.Node]:
         lines = []
         for path in sorted((Path(self.env.srcdir) / "records").glob("*.json")):
             record = json.loads(path.read_text())
             if record.get("rows") and "environment" in record:
                 lines += [f"**{path.stem}**", "", *table(record)]
-        holder = nodes.container()
-        lines = lines or ["No record has been committed yet."]
-        self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), self.content_offset, holder)
-        return holder.children
+        return self.parsed(lines or ["No record has been committed yet."])
+
+
+class Deviations(Table):
+    def run(self) -> list[nodes.Node]:
+        head = ("point", "paper", "released code", "POT 0.9.7", "espref", "test")
+        rows = [head, ("---",) * len(head), *((*row[:-1], f"`{row.test}`") for row in DEVIATIONS)]
+        return self.parsed(["| " + " | ".join(text.replace("|", r"\|") for text in row) + " |" for row in rows])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("records", Records)
+    app.add_directive("deviations", Deviations)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
