@@ -226,7 +226,8 @@ def test_bench_writes_its_rows(capsys, tmp_path, monkeypatch):
 def test_interrupt(tmp_path):
     """Ctrl-C ends a run with exit code 130 and one line; no file, half or whole, is left."""
     code = (
-        "import os, sys, threading; from espref.cli import main\n"
+        "import os, signal, sys, threading; from espref.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it\n"
         f"threading.Timer(1, os.kill, (os.getpid(), {int(signal.SIGINT)})).start()\n"
         f"sys.exit(main(['verify', '--seeds', '500', '--json', {str(tmp_path / 'v.json')!r}]))"
     )
