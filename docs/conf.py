@@ -56,6 +56,8 @@ ledger_require_tutorial = False  # True once all tutorials stand
 # API: one page a chapter (docs/_ext/api.py).
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
+autodoc_inherit_docstrings = False
+nitpick_ignore_regex = [("py:.*", r"torch\..*")]  # documented elsewhere, and this site needs no network
 napoleon_google_docstring = False
 napoleon_use_param = False
 napoleon_use_rtype = False

@@ -71,17 +71,33 @@ def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: 
     if what in ("attribute", "property") and lines and lines[0].startswith("Alias for field number"):
         lines[:] = [field_comment(name)]
     if not any(line.strip() for line in lines):
+        if what == "method":  # such as an override of a documented method: left out
+            return
         logger.warning("no docstring: %s", name)
     lines[:] = to_rst("\n".join(lines)).splitlines() + [""]
+
+
+def _own(module: Any) -> list[str]:
+    """Functions and classes that a module defines and does not hide."""
+    return [
+        name
+        for name, thing in vars(module).items()
+        if not name.startswith("_") and callable(thing) and getattr(thing, "__module__", "") == module.__name__
+    ]
 
 
 def names_of(module: str) -> dict[str, Any]:
     """Public names that belong on the page of ``module``, in order: full name -> object."""
     if module in EXTRA:
         namespace = importlib.import_module(module)
-        own = [n for n, thing in vars(namespace).items() if getattr(thing, "__module__", "").startswith(module)]
-        names = getattr(namespace, "__all__", [n for n in own if not n.startswith("_")])
-        return {f"{module}.{name}": getattr(namespace, name) for name in names if callable(getattr(namespace, name))}
+        found: dict[str, Any] = {}
+        for name in getattr(namespace, "__all__", _own(namespace)):
+            thing = getattr(namespace, name)
+            if inspect.ismodule(thing):  # a public submodule: its own names
+                found |= {f"{module}.{name}.{inner}": getattr(thing, inner) for inner in _own(thing)}
+            elif callable(thing):
+                found[f"{module}.{name}"] = thing
+        return found
     return {
         f"espref.{name}": getattr(espref, name)
         for name in espref.__all__
@@ -130,15 +146,14 @@ class ApiChapter(SphinxDirective):
         found = names_of(module)
         used = tutorials_that_use(list(found))
         lines = [f".. automodule:: {module}", ""]
-        for name, thing in found.items():
+        introduced, first = [module], [thing.__module__ for thing in found.values()]
+        for name, thing in sorted(found.items(), key=lambda item: first.index(item[1].__module__)):
+            if thing.__module__ not in introduced:
+                introduced.append(thing.__module__)
+                lines += [f".. automodule:: {thing.__module__}", ""]
             if inspect.isclass(thing):
-                lines += [
-                    f".. autoclass:: {name}",
-                    "   :members:",
-                    "   :undoc-members:",
-                    "   :member-order: bysource",
-                    "",
-                ]
+                fields = ["   :undoc-members:"] if hasattr(thing, "_fields") else []
+                lines += [f".. autoclass:: {name}", "   :members:", *fields, "   :member-order: bysource", ""]
             else:
                 lines += [f".. autofunction:: {name}", ""]
             if used[name]:

@@ -56,9 +56,13 @@ class Records(Table):
 
 class Deviations(Table):
     def run(self) -> list[nodes.Node]:
-        head = ("point", "paper", "released code", "POT 0.9.7", "espref", "test")
-        rows = [head, ("---",) * len(head), *((*row[:-1], f"`{row.test}`") for row in DEVIATIONS)]
-        return self.parsed(["| " + " | ".join(text.replace("|", r"\|") for text in row) + " |" for row in rows])
+        head = ("point, and its test", "paper", "released code", "POT 0.9.7", "espref")
+        rows = [(f"{row.point} (`{row.test}`)", *row[1:-1]) for row in DEVIATIONS]
+        lines = [
+            "| " + " | ".join(text.replace("|", r"\|") for text in row) + " |"
+            for row in (head, ("---",) * len(head), *rows)
+        ]
+        return self.parsed(["```{div} small-table", *lines, "```"])
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
