@@ -83,7 +83,7 @@ def softmax_norm() -> float:
     r"to the spread of the values.",
 )
 def keeps_mean(rng: np.random.Generator) -> float:
-    """Column sums are 1."""
+    """The columns of A sum to 1, so $1^T A V = 1^T V$."""
     q, k, v = _tokens(rng)
     return max(float(abs(a.output.mean(axis=0) - v.mean(axis=0)).max() / v.std()) for a in _doubly_stochastic(q, k, v))
 

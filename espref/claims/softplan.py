@@ -100,7 +100,8 @@ def soft_defect(problem: Problem) -> float:
 )
 def soft_not_plan(rng: np.random.Generator) -> float:
     """Its marginals are column sums of row-stochastic matrices."""
-    return lift.marginal_defect(sp.soft_line_plan(*rng.normal(size=(2, 64)), 0.1))
+    u, v = rng.normal(size=(2, 64))
+    return lift.marginal_defect(sp.soft_line_plan(u, v, 0.1))
 
 
 @claim(

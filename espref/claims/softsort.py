@@ -326,7 +326,7 @@ def rate(rng: np.random.Generator) -> float:
                 errors.append(np.linalg.norm(np.log(d) - fixed))
                 d = np.sqrt(d / (kernel @ d))
             pairs = [(e, f) for e, f in pairwise(errors) if 1e-8 < e < 1e-2]
-            worst = max([worst] + [f / e for e, f in pairs])
+            worst = max([worst] + [float(f / e) for e, f in pairs])
     return float(worst)
 
 
