@@ -1,0 +1,237 @@
+"""Attention modules with the call signature of :class:`torch.nn.MultiheadAttention`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .functional import SORTS, esp_attention
+
+CAUSAL = "there is no causal ESP attention: a doubly stochastic triangular matrix is the identity"
+
+
+class _Multihead(nn.Module):
+    """Projections to heads and back, and the signature; what happens between is the subclass's ``attend``."""
+
+    in_proj_bias = None  # stock encoder layers ask for it, and without one leave the attention to this module
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, *, bias: bool = True, batch_first: bool = True, device=None, dtype=None
+    ) -> None:
+        super().__init__()
+        if embed_dim < 1 or num_heads < 1 or embed_dim % num_heads:
+            raise ValueError(f"embed_dim: expected a positive multiple of num_heads = {num_heads}, got {embed_dim}")
+        self.embed_dim, self.num_heads, self.batch_first = embed_dim, num_heads, batch_first
+        self.in_proj = nn.Linear(embed_dim, 3 * embed_dim, bias=bias, device=device, dtype=dtype)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias, device=device, dtype=dtype)
+        nn.init.xavier_uniform_(self.in_proj.weight)
+        if bias:
+            nn.init.zeros_(self.in_proj.bias)
+            nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+        *,
+        query_padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(N, L, E) queries, (N, S, E) keys and values to (N, L, E) and weights (N, L, S) (or None), heads averaged.
+
+        Unbatched and ``batch_first=False`` inputs as in :class:`torch.nn.MultiheadAttention`. Masks say True = ignore.
+        """
+        if key_padding_mask is not None:
+            key_padding_mask = _as_boolean(key_padding_mask, "key_padding_mask")
+        if query_padding_mask is not None:
+            query_padding_mask = _as_boolean(query_padding_mask, "query_padding_mask")
+        batched = query.ndim == 3
+        if not batched:
+            query, key, value = query[None], key[None], value[None]
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
+            query_padding_mask = None if query_padding_mask is None else query_padding_mask[None]
+        elif not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        weight = self.in_proj.weight.chunk(3)
+        bias = (None,) * 3 if self.in_proj.bias is None else self.in_proj.bias.chunk(3)
+        q, k, v = (
+            F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, H, tokens, E / H)
+            for x, w, b in zip((query, key, value), weight, bias, strict=True)
+        )
+        output, weights = self.attend(q, k, v, key_padding_mask, query_padding_mask, attn_mask, is_causal, need_weights)
+        output = self.out_proj(output.transpose(1, 2).flatten(-2))  # (N, L, E)
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(dim=1)
+        if not batched:
+            return output[0], None if weights is None else weights[0]
+        return output if self.batch_first else output.transpose(0, 1), weights
+
+    def attend(self, q, k, v, key_padding_mask, query_padding_mask, attn_mask, is_causal, need_weights):
+        """(N, H, L, D), (N, H, S, D) to (N, H, L, D) and weights (N, H, L, S) or None."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
+
+
+def _as_boolean(mask: Tensor, name: str) -> Tensor:
+    """True = ignore; stock encoder layers hand such masks on as floats, 0 and -inf."""
+    if mask.dtype == torch.bool:
+        return mask
+    if not mask.is_floating_point() or not ((mask == 0) | (mask == -torch.inf)).all():
+        raise ValueError(f"{name}: expected booleans, or floats 0 and -inf, got {mask.dtype}")
+    return mask == -torch.inf
+
+
+class EspAttention(_Multihead):
+    r"""Multi-head ESP attention: doubly stochastic with sort = "balanced" or "hard", nearly so with "soft".
+
+    Parameters
+    ----------
+    embed_dim, num_heads : int
+    tau, beta : float
+        Initial temperature of the soft sort and inverse temperature over slices, for queries and keys scaled by
+        head_dim^(-1/2). Kept positive as exponentials of the parameters ``log_tau``, ``log_beta``.
+    learn_tau, learn_beta : bool
+        Whether they are trained.
+    sort : "soft" | "balanced" | "hard"
+    sort_in_eval : str, optional
+        The sort used in evaluation mode ("hard" after annealing tau); the same as in training by default.
+    directions : (L, head_dim) tensor, optional
+        Slicers as a trained parameter; the axes by default.
+    bias, batch_first, device, dtype
+        As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default.
+
+    Causal masks and general attention masks are refused with a ValueError.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        tau: float = 0.1,
+        beta: float = 1.0,
+        learn_tau: bool = False,
+        learn_beta: bool = True,
+        sort: str = "soft",
+        sort_in_eval: str | None = None,
+        directions: Tensor | None = None,
+        bias: bool = True,
+        batch_first: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(embed_dim, num_heads, bias=bias, batch_first=batch_first, device=device, dtype=dtype)
+        for name, number in (("tau", tau), ("beta", beta)):
+            if not 0 < number < float("inf"):
+                raise ValueError(f"{name}: expected a finite number > 0, got {number!r}")
+        for name, word in (("sort", sort), ("sort_in_eval", sort_in_eval or sort)):
+            if word not in SORTS:
+                raise ValueError(f"{name}: expected one of {', '.join(SORTS)}, got {word!r}")
+        self.sort, self.sort_in_eval = sort, sort_in_eval or sort
+        self.log_tau = nn.Parameter(torch.tensor(tau, device=device, dtype=dtype).log(), requires_grad=learn_tau)
+        self.log_beta = nn.Parameter(torch.tensor(beta, device=device, dtype=dtype).log(), requires_grad=learn_beta)
+        self.directions = None if directions is None else nn.Parameter(directions.detach().clone())
+
+    def anneal(self, factor: float) -> None:
+        """Multiply tau by ``factor`` > 0, in place."""
+        if not 0 < factor < float("inf"):
+            raise ValueError(f"factor: expected a finite number > 0, got {factor!r}")
+        with torch.no_grad():
+            self.log_tau.add_(math.log(factor))
+
+    def attend(self, q, k, v, key_padding_mask, query_padding_mask, attn_mask, is_causal, need_weights):
+        if is_causal:
+            raise ValueError(f"is_causal: {CAUSAL}")
+        if attn_mask is not None:
+            raise ValueError(f"attn_mask: expected None (use key_padding_mask for padding); {CAUSAL}")
+        scale = q.shape[-1] ** -0.5
+        return esp_attention(
+            q * scale,
+            k * scale,
+            v,
+            tau=self.log_tau.exp(),
+            beta=self.log_beta.exp(),
+            directions=self.directions,
+            sort=self.sort if self.training else self.sort_in_eval,
+            key_padding_mask=None if key_padding_mask is None else key_padding_mask[:, None],
+            query_padding_mask=None if query_padding_mask is None else query_padding_mask[:, None],
+            need_weights=need_weights,
+        )
+
+    def extra_repr(self) -> str:
+        tau, beta = self.log_tau.exp().item(), self.log_beta.exp().item()
+        return f"{super().extra_repr()}, tau={tau:.3g}, beta={beta:.3g}, sort={self.sort}, in eval {self.sort_in_eval}"
+
+
+class SoftmaxAttention(_Multihead):
+    """Multi-head scaled dot-product attention on :func:`torch.nn.functional.scaled_dot_product_attention`.
+
+    Queries without any key to look at give zeros.
+    """
+
+    def attend(self, q, k, v, key_padding_mask, query_padding_mask, attn_mask, is_causal, need_weights):
+        keep = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
+        if is_causal:
+            keep = keep.tril()
+        keep = keep.expand(q.shape[0], 1, -1, -1)
+        if attn_mask is not None:
+            away = _as_boolean(attn_mask, "attn_mask")
+            keep = keep & ~(away.unflatten(0, (-1, self.num_heads)) if away.ndim == 3 else away)
+        if key_padding_mask is not None:
+            keep = keep & ~key_padding_mask[:, None, None, :]
+        if query_padding_mask is not None:
+            keep = keep & ~query_padding_mask[:, None, :, None]
+        some = keep.any(-1, keepdim=True)
+        output = F.scaled_dot_product_attention(q, k, v, attn_mask=keep | ~some) * some
+        if not need_weights:
+            return output, None
+        logits = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
+        return output, torch.softmax(logits.masked_fill(~(keep | ~some), -torch.inf), dim=-1) * some
+
+
+def swap_attention(model: nn.Module, kind: type[_Multihead] = EspAttention, **settings: object) -> nn.Module:
+    """Replace every :class:`torch.nn.MultiheadAttention` of a model, in place, carrying its projections over.
+
+    ``settings`` go to ``kind``. Encoder layers lose their fused fast path, which would bypass the new attention.
+    Returns the model. Raises ValueError where the projections cannot be carried over (kdim, vdim, bias_k, zero_attn).
+    """
+    for name, child in list(model.named_children()):
+        if isinstance(child, nn.MultiheadAttention):
+            setattr(model, name, _carried(child, kind, settings))
+        else:
+            swap_attention(child, kind, **settings)
+    if isinstance(model, nn.TransformerEncoder):
+        model.enable_nested_tensor = model.use_nested_tensor = False
+    return model
+
+
+def _carried(old: nn.MultiheadAttention, kind: type[_Multihead], settings: dict) -> _Multihead:
+    if old.in_proj_weight is None or old.bias_k is not None or old.add_zero_attn or old.dropout:
+        raise ValueError("model: expected MultiheadAttention with one in_proj, no bias_k, zero_attn or dropout")
+    weight = old.in_proj_weight
+    new = kind(
+        old.embed_dim,
+        old.num_heads,
+        bias=old.in_proj_bias is not None,
+        batch_first=old.batch_first,
+        device=weight.device,
+        dtype=weight.dtype,
+        **settings,
+    )
+    with torch.no_grad():
+        new.in_proj.weight.copy_(weight)
+        new.out_proj.weight.copy_(old.out_proj.weight)
+        if old.in_proj_bias is not None:
+            new.in_proj.bias.copy_(old.in_proj_bias)
+            new.out_proj.bias.copy_(old.out_proj.bias)
+    return new.train(old.training)

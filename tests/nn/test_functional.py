@@ -1,0 +1,197 @@
+"""The torch function against its NumPy specification: outputs, weights, gradients, masks, precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from espref import esp_attention as specification
+from espref import marginal_defect, planfree_attention
+
+torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
+from espref.nn import functional as F  # noqa: E402
+from espref.nn import scan  # noqa: E402
+
+SORTS = ("soft", "balanced", "hard")
+DOUBLE = torch.float64
+
+
+def tokens(n: int, m: int, dim: int = 4, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Queries, keys, values in float64."""
+    rng = np.random.default_rng(seed)
+    return tuple(torch.tensor(rng.normal(size=size)) for size in ((n, dim), (m, dim), (m, 3)))
+
+
+@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize(("n", "m"), [(40, 40), (70, 53), (1, 5), (5, 1), (130, 129)])
+def test_equals_numpy(sort: str, power: int, n: int, m: int) -> None:
+    """Outputs and weights equal the plain NumPy form to 1e-12, at small, middle and large tau."""
+    q, k, v = tokens(n, m)
+    for tau in (1e-4, 0.1, 10.0):
+        plain = specification(q, k, v, tau=tau, beta=1.3, sort=sort, power=power)
+        found = F.esp_attention(q, k, v, tau=tau, beta=1.3, sort=sort, power=power, need_weights=True)
+        np.testing.assert_allclose(found.output, plain.output, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.weights, plain.matrix, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_slicers_ties_and_leading_dimensions(sort: str) -> None:
+    """Free slicers, tied scores, and (batch, heads, tokens, coordinates): each item as alone."""
+    q, k, v = tokens(24, 24)
+    q, slicers = q.round(), torch.tensor(np.random.default_rng(1).normal(size=(7, 4)))
+    many = [torch.stack([x, x.flip(0)])[None] for x in (q, k, v)]
+    found = F.esp_attention(*many, tau=0.2, beta=0.7, directions=slicers, sort=sort).output
+    for item, parts in enumerate(((q, k, v), (q.flip(0), k.flip(0), v.flip(0)))):
+        plain = specification(*parts, tau=0.2, beta=0.7, directions=slicers, sort=sort).output
+        np.testing.assert_allclose(found[0, item], plain, rtol=0, atol=1e-12)
+
+
+def test_long_sequences_equal_planfree() -> None:
+    """Three levels of carries (N = 2500 > 32^2): equal to the NumPy recurrences."""
+    q, k, v = tokens(2500, 2100)
+    for sort in SORTS:
+        plain = planfree_attention(q, k, v, tau=0.01, beta=1.0, sort=sort)
+        np.testing.assert_allclose(F.esp_attention(q, k, v, tau=0.01, beta=1.0, sort=sort).output, plain, atol=1e-12)
+
+
+def test_slice_groups_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One slice at a time gives what all at once give: the running softmax is exact."""
+    q, k, v = tokens(30, 30, 8)
+    whole = F.esp_attention(q, k, v, tau=0.1, beta=3.0).output
+    monkeypatch.setattr(F, "GROUP", 1)
+    torch.testing.assert_close(F.esp_attention(q, k, v, tau=0.1, beta=3.0).output, whole, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_padding_equals_unpadded(sort: str) -> None:
+    """Different real lengths on both sides of one batch: as computed on the real tokens alone; padded rows are zero."""
+    lengths = [(9, 12), (12, 5), (1, 1), (40, 33)]
+    size = (40, 33)
+    q, k, v = (torch.randn(4, n, d, dtype=DOUBLE) * 1e3 for n, d in ((40, 4), (33, 4), (33, 3)))
+    query_pad, key_pad = torch.ones(4, 40, dtype=torch.bool), torch.ones(4, 33, dtype=torch.bool)
+    generator, alone = torch.Generator().manual_seed(0), []
+    for item, (n, m) in enumerate(lengths):
+        rows, cols = (torch.randperm(s, generator=generator)[:c] for s, c in zip(size, (n, m), strict=True))
+        parts = tokens(n, m, seed=item)
+        q[item, rows], k[item, cols], v[item, cols] = parts
+        query_pad[item, rows], key_pad[item, cols] = False, False
+        alone.append((rows, cols, specification(*parts, tau=0.1, beta=1.0, sort=sort)))
+    found = F.esp_attention(
+        q, k, v, tau=0.1, beta=1.0, sort=sort, need_weights=True, key_padding_mask=key_pad, query_padding_mask=query_pad
+    )
+    for item, (rows, cols, plain) in enumerate(alone):
+        np.testing.assert_allclose(found.output[item, rows], plain.output, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(found.weights[item][rows][:, cols], plain.matrix, rtol=0, atol=1e-11)
+        assert (found.output[item][query_pad[item]] == 0).all() and (found.weights[item][:, key_pad[item]] == 0).all()
+        if sort != "soft":
+            assert marginal_defect(found.weights[item][rows][:, cols].numpy() / len(rows)) < 1e-10
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_nothing_real_gives_zeros(sort: str) -> None:
+    """A batch item without real keys, or without real queries, gives zeros and finite gradients."""
+    q, k, v = (x.expand(2, -1, -1).clone().requires_grad_() for x in tokens(6, 5))
+    nothing = torch.tensor([[True], [False]])
+    for masks in ({"key_padding_mask": nothing.expand(2, 5)}, {"query_padding_mask": nothing.expand(2, 6)}):
+        output = F.esp_attention(q, k, v, tau=0.1, beta=1.0, sort=sort, **masks).output
+        assert (output[0] == 0).all() and (output[1] != 0).any()
+        assert all(torch.isfinite(g).all() for g in torch.autograd.grad(output.sum(), (q, k, v)))
+
+
+MASKS = {
+    "key_padding_mask": torch.tensor([[0, 0, 0, 1], [0, 1, 0, 0]], dtype=torch.bool),
+    "query_padding_mask": torch.tensor([[0] * 6, [0, 0, 1, 0, 0, 1]], dtype=torch.bool),
+}
+
+
+@pytest.mark.parametrize("sort", ["soft", "balanced"])
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("masks", [{}, MASKS], ids=["all real", "padded"])
+def test_gradients(sort: str, power: int, masks: dict) -> None:
+    """Gradients of queries, keys, values, slicers, tau and beta against finite differences, n != m."""
+    torch.manual_seed(0)
+    sizes = ((2, 6, 3), (2, 4, 3), (2, 4, 2), (4, 3))
+    q, k, v, slicers = (torch.randn(size, dtype=DOUBLE, requires_grad=True) for size in sizes)
+    tau, beta = (torch.tensor(x, dtype=DOUBLE, requires_grad=True) for x in (0.5, 0.7))
+
+    def output(q, k, v, slicers, tau, beta):
+        options = {"tau": tau, "beta": beta, "directions": slicers, "sort": sort, "power": power}
+        return F.esp_attention(q, k, v, **options, **masks).output
+
+    assert torch.autograd.gradcheck(output, (q, k, v, slicers, tau, beta), atol=1e-6)
+
+
+def test_straight_through_takes_the_soft_gradient() -> None:
+    """Hard forward; the hard sort alone sends no gradient through the scores, the straight-through one does."""
+    q, k, v = (x.requires_grad_() for x in tokens(12, 12))
+    plain = F.esp_attention(q, k, v, tau=0.3, beta=0.0, sort="hard").output
+    through = F.esp_attention(q, k, v, tau=0.3, beta=0.0, sort="hard", straight_through=True).output
+    torch.testing.assert_close(plain, through)
+    assert torch.autograd.grad(plain.square().sum(), q)[0].abs().max() == 0
+    assert torch.autograd.grad(through.square().sum(), q)[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_narrow_floats(dtype: torch.dtype) -> None:
+    """Half precision is computed in float32 and returned as it came: within its own rounding of the float64 result."""
+    exact = tokens(100, 100)
+    narrow = [x.to(dtype) for x in exact]
+    found = F.esp_attention(*narrow, tau=0.1, beta=1.0).output
+    reference = F.esp_attention(*(x.double() for x in narrow), tau=0.1, beta=1.0).output
+    assert found.dtype == dtype
+    tolerance = max(4 * torch.finfo(dtype).eps, 1e-5)
+    torch.testing.assert_close(found.double(), reference, rtol=tolerance, atol=tolerance)
+
+
+def test_extreme_tau_stays_finite() -> None:
+    """tau from 1e-30 to 1e30 in float32: finite outputs and gradients."""
+    for tau in (1e-30, 1e-6, 1e6, 1e30):
+        q, k, v = (x.float().requires_grad_() for x in tokens(80, 80))
+        output = F.esp_attention(q, k, v, tau=tau, beta=1.0).output
+        grads = torch.autograd.grad(output.sum(), (q, k, v))
+        assert torch.isfinite(output).all() and all(torch.isfinite(g).all() for g in grads)
+
+
+def test_no_matrix_is_built() -> None:
+    """The largest tensor of forward and backward has O(N) elements a slice and coordinate, far below N x M."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            for part in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(part, torch.Tensor):
+                    largest = max(largest, part.untyped_storage().nbytes() // part.element_size())
+            return result
+
+    n = 4096
+    q, k, v = (torch.randn(n, 2, requires_grad=True) for _ in range(3))
+    with Watch():
+        F.esp_attention(q, k, v, tau=0.1, beta=1.0).output.sum().backward()
+    assert 0 < largest <= 2 * n * scan.CHUNK + 1 < n * n / 16  # both slices' chunk kernels
+
+
+BAD = {
+    "query": {"query": torch.zeros(3)},
+    "key": {"key": torch.zeros(5, 3)},
+    "value": {"value": torch.zeros(4, 3)},
+    "directions": {"directions": torch.zeros(2, 9)},
+    "sort": {"sort": "quick"},
+    "power": {"power": 3},
+    "tau": {"tau": 0.0},
+    "beta": {"beta": -1.0},
+    "key_padding_mask": {"key_padding_mask": torch.zeros(5)},
+    "query_padding_mask": {"query_padding_mask": torch.zeros(9, dtype=torch.bool)},
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named(name: str) -> None:
+    """A ValueError that starts with the argument."""
+    good = {"query": torch.zeros(5, 4), "key": torch.zeros(5, 4), "value": torch.zeros(5, 3), "tau": 0.1, "beta": 1.0}
+    with pytest.raises(ValueError, match=name):
+        F.esp_attention(**(good | BAD[name]))
