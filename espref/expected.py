@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array
 
 from ._checks import Array, as_beta, as_exponent, as_prior, as_values
-from .lift import _checked, matching_cost, over_slices, slice_costs, sliced_plans
+from .lift import _checked, in_threads, matching_cost, over_slices, slice_costs, sliced_plans
 from .line import QUANTA, Matching, refuse_large, split_ties
 
 
@@ -73,10 +73,18 @@ def gibbs_weights(costs: ArrayLike, beta: float, prior: ArrayLike | None = None)
 
 
 def _average(kept: Sequence[Matching], weights: Array, a: Array, b: Array) -> coo_array:
-    """sum_l w_l G_l, equal entries added up."""
-    n, m = len(a), len(b)
+    """sum_l w_l G_l, equal entries added up; two halves of the slices, and then their sum."""
     used = [(matching, w) for matching, w in zip(kept, weights, strict=True) if w > 0]
     refuse_large(matching for matching, _ in used)
+    middle = (len(used) + 1) // 2
+    halves = [half for half in (used[:middle], used[middle:]) if half]
+    total = sum(in_threads(lambda half: _sum(half, a, b), halves, len(a) + len(b)))
+    total.eliminate_zeros()
+    return total.tocoo()
+
+
+def _sum(used: Sequence[tuple[Matching, float]], a: Array, b: Array) -> csr_array:
+    n, m = len(a), len(b)
     parts = [(split_ties(matching, a, b), w) for matching, w in used]
     if a.min() >= 1 / QUANTA and all(len(pieces.mass) == n for pieces, _ in parts):  # one entry a row: CSR, no sorting
         columns = np.empty((n, len(parts)), dtype=np.int32)
@@ -92,8 +100,7 @@ def _average(kept: Sequence[Matching], weights: Array, a: Array, b: Array) -> co
         data = np.concatenate([w * pieces.mass for pieces, w in parts])
         total = csr_array((data, (rows, columns)), shape=(n, m))
     total.sum_duplicates()
-    total.eliminate_zeros()
-    return total.tocoo()
+    return total
 
 
 def expected_sliced_plan(

@@ -7,8 +7,9 @@ themselves. It costs $c_\theta = \sum_{ij} |x_i - y_j|^p\, G_{\theta,ij}$, in al
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -32,10 +33,12 @@ from .line import (
 #: Coordinates of differences x_i - y_j held at once: small enough to stay in cache (measured 2 to 3 times faster).
 _CHUNK = 2**16
 
-#: Points from which threads pay (measured), and how many are used at most.
-_WORTH_A_THREAD = 4096
+#: Points from which threads pay (measured), how many are used at most, and how many slices one takes at a time.
+WORTH_A_THREAD = 4096
 _MOST_THREADS = 8
+_SLICES = 8
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -60,14 +63,19 @@ def over_slices(
     Slices are independent: large ones are shared among threads, each computed as it would be alone.
     """
 
-    def one(scores: tuple[Array, Array]) -> T:
-        return work(match(*scores, a, b, ties))
+    def some(start: int) -> list[T]:
+        part = directions[start : start + _SLICES]
+        return [work(match(u, v, a, b, ties)) for u, v in zip(project(x, part), project(y, part), strict=True)]
 
-    scores = zip(project(x, directions), project(y, directions), strict=True)
-    if len(x) + len(y) < _WORTH_A_THREAD or len(directions) == 1:
-        return [one(pair) for pair in scores]
+    return list(chain.from_iterable(in_threads(some, range(0, len(directions), _SLICES), len(x) + len(y))))
+
+
+def in_threads(work: Callable[[S], T], items: Sequence[S], points: int) -> list[T]:
+    """``work`` on every item, in order; in threads where there are points enough."""
+    if points < WORTH_A_THREAD or len(items) == 1:
+        return [work(item) for item in items]
     with ThreadPoolExecutor(max_workers=min(_MOST_THREADS, os.cpu_count() or 1)) as threads:
-        return list(threads.map(one, scores))
+        return list(threads.map(work, items))
 
 
 def _checked(
