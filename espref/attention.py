@@ -31,6 +31,10 @@ def _checked(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> tuple[Array, Array, Ar
     v = as_points(v, "v")
     if len(v) != len(k):
         raise ValueError(f"v: expected one row for each of the {len(k)} keys, got {len(v)}")
+    with np.errstate(over="ignore"):
+        largest = q.shape[1] * (np.abs(q).max() + np.abs(k).max()) ** 2  # bounds every |q_i - k_j|^2 and <q_i, k_j>
+    if not np.isfinite(largest):
+        raise ValueError("q, k: expected finite squared distances and inner products, got an overflow; rescale both")
     return q, k, v
 
 

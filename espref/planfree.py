@@ -21,7 +21,8 @@ from ._checks import Array, as_beta, as_choice, as_directions, as_tau
 from .attention import SORTS, _checked
 from .expected import gibbs_weights
 from .line import Index, quantise, rank_pieces
-from .softsort import fixed_point
+from .softplan import soft_scores
+from .softsort import fixed_point, gap_unit
 
 #: Numbers held at once: small enough to stay in cache.
 _CHUNK = 2**15
@@ -32,11 +33,12 @@ _TINY = 1e-290
 
 def link_factors(ordered: Array, tau: float) -> Array:
     """r_1, ..., r_(n-1), shape (n - 1,): the links of sorted neighbours; at tau = 0 whether they are equal."""
-    gaps = np.diff(ordered / 2)  # halved: no overflow
+    unit = gap_unit(ordered)
+    gaps = np.diff(ordered / unit)
     if tau == 0:
         return (gaps == 0).astype(np.float64)
     with np.errstate(over="ignore", under="ignore"):
-        factors = np.exp(-gaps / tau * 2)
+        factors = np.exp(-gaps / tau * unit)
     factors[factors < _TINY] = 0.0
     return factors
 
@@ -144,7 +146,7 @@ def planfree_attention(
     rows = [np.ascontiguousarray(part.T) for part in (q - centre, k - centre, v)]
 
     def sorters(theta: Array) -> tuple[Sorter, Sorter]:
-        return sorter(theta @ rows[0], tau, balanced), sorter(theta @ rows[1], tau, balanced)
+        return sorter(soft_scores(q, theta, tau), tau, balanced), sorter(soft_scores(k, theta, tau), tau, balanced)
 
     costs = np.array([_squared_cost(*sorters(theta), ranks, rows[0], rows[1]) for theta in directions])
     output = np.zeros((v.shape[1], len(q)))

@@ -14,23 +14,69 @@ from scipy.spatial.distance import cdist
 
 from ._checks import Array, as_beta, as_directions, as_exponent, as_pair, as_tau, as_values, as_weights
 from .expected import SlicedPlan, gibbs_weights
-from .lift import _finite_cost
-from .line import quantise, rank_pieces
-from .softsort import as_power, weighted_soft_sort
+from .lift import _finite_cost, ground_cost, project
+from .line import QUANTA, quantise, rank_pieces
+from .softsort import as_flag, as_power, weighted_soft_sort
 
 
-def rank_plan(a: Array, b: Array) -> coo_array:
-    """The monotone plan between weights in rank order, (n, m): for uniform weights the interval overlaps A[n, m]."""
+def rank_plan(a: ArrayLike, b: ArrayLike) -> coo_array:
+    r"""The monotone plan A between ranks: the one that couples sorted points of weights a and b.
+
+    With $\alpha_i = a_1 + \dots + a_i$ and $\beta_j = b_1 + \dots + b_j$, the entry $A_{ij}$ is the length of
+    $[\alpha_{i-1}, \alpha_i] \cap [\beta_{j-1}, \beta_j]$; for n = m and uniform weights, 1/n times the identity.
+
+    Parameters
+    ----------
+    a, b : (n,) and (m,)
+        Weights in the order of their ranks, nonnegative, sum 1.
+
+    Returns
+    -------
+    scipy.sparse.coo_array, shape (n, m)
+        Mass 1, marginals a and b, at most n + m - 1 entries, no stored zeros.
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+
+    Examples
+    --------
+    >>> from espref import rank_plan
+    >>> rank_plan([0.5, 0.5], [0.25, 0.25, 0.5]).toarray()
+    array([[0.25, 0.25, 0.  ],
+           [0.  , 0.  , 0.5]])
+
+    References
+    ----------
+    peyre2019computational
+    """
+    a, b = as_values(a, "a"), as_values(b, "b")
+    return _rank_plan(as_weights(a, len(a), "a"), as_weights(b, len(b), "b"))
+
+
+def soft_scores(points: Array, theta: Array, tau: float) -> Array:
+    """<x_i, theta>, (n,), equal points tied exactly. At tau = 0 only the order counts, and no scale is too large."""
+    if tau == 0:
+        return project(points, theta[None])[0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = np.einsum("ld,nd->ln", theta[None], points)[0]  # not BLAS: see lift.project
+    if not np.isfinite(scores).all():
+        raise ValueError("directions: expected finite scores <x_i, theta>, got an overflow; rescale the directions")
+    return scores
+
+
+def _rank_plan(a: Array, b: Array) -> coo_array:
     rows, cols, mass = rank_pieces(quantise(a, b))
     return coo_array((mass, (rows, cols)), shape=(len(a), len(b)))
 
 
 def _soft_plan(u: Array, v: Array, a: Array, b: Array, tau: float, power: int, balanced: bool) -> Array:
-    heavy_a, heavy_b = np.flatnonzero(a), np.flatnonzero(b)  # points without weight take no part
+    heavy_a, heavy_b = np.flatnonzero(a >= 1 / QUANTA), np.flatnonzero(b >= 1 / QUANTA)  # as on the line
     u, v, mass_a, mass_b = u[heavy_a], v[heavy_b], a[heavy_a], b[heavy_b]
     p = weighted_soft_sort(u, mass_a, tau, power, balanced)
     q = weighted_soft_sort(v, mass_b, tau, power, balanced)
-    ranks = rank_plan(mass_a[u.argsort(kind="stable")], mass_b[v.argsort(kind="stable")])
+    ranks = _rank_plan(mass_a[u.argsort(kind="stable")], mass_b[v.argsort(kind="stable")])
     plan = np.zeros((len(a), len(b)))
     plan[np.ix_(heavy_a, heavy_b)] = p.T @ (ranks @ q)
     return plan
@@ -87,7 +133,7 @@ def soft_line_plan(
     """
     u, v = as_values(u, "u"), as_values(v, "v")
     a, b = as_weights(a, len(u), "a"), as_weights(b, len(v), "b")
-    return _soft_plan(u, v, a, b, as_tau(tau), as_power(power), balanced)
+    return _soft_plan(u, v, a, b, as_tau(tau), as_power(power), as_flag(balanced, "balanced"))
 
 
 def expected_soft_plan(
@@ -126,8 +172,11 @@ def expected_soft_plan(
     directions = as_directions(directions, x.shape[1])
     a, b = as_weights(a, len(x), "a"), as_weights(b, len(y), "b")
     tau, beta, p, power = as_tau(tau), as_beta(beta), as_exponent(p), as_power(power)
-    plans = [_soft_plan(x @ theta, y @ theta, a, b, tau, power, balanced) for theta in directions]
-    ground = cdist(x, y, "sqeuclidean") ** (p / 2)
-    costs = np.array([_finite_cost(np.vdot(ground, plan)) for plan in plans])
+    balanced = as_flag(balanced, "balanced")
+    ground = cdist(x, y, "sqeuclidean") if p == 2 else ground_cost(x, y, p)  # the first takes no (n, m, d) memory
+    _finite_cost(ground.max())
+    pairs = ((soft_scores(x, theta, tau), soft_scores(y, theta, tau)) for theta in directions)
+    plans = [_soft_plan(u, v, a, b, tau, power, balanced) for u, v in pairs]
+    costs = np.array([np.vdot(ground, plan) for plan in plans])
     weights = gibbs_weights(costs, beta)
     return SlicedPlan(np.tensordot(weights, plans, axes=1), float(weights @ costs), weights, costs)

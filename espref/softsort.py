@@ -20,18 +20,31 @@ MARGINAL_ERROR = 1e-13
 
 def as_power(power: int) -> int:
     """The exponent q of the sort kernel: 1 (Laplace) or 2 (Gauss)."""
-    if power not in (1, 2):
+    if np.ndim(power) or isinstance(power, (bool, np.bool_)) or power not in (1, 2):
         raise ValueError(f"power: expected 1 (Laplace kernel) or 2 (Gauss kernel), got {power!r}")
     return int(power)
 
 
+def as_flag(value: bool, name: str) -> bool:
+    """True or False, nothing that merely counts as one of them."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
+def gap_unit(ordered: Array) -> float:
+    """The unit in which sorted scores are subtracted: 1, or 2 where a difference would overflow."""
+    return 2.0 if max(-ordered[0], ordered[-1]) >= 2.0**1022 else 1.0
+
+
 def sort_kernel(ordered: Array, tau: float, power: int = 1) -> Array:
     """K_ij = exp(-|s_(i) - s_(j)|^q / tau) in sorted order, (n, n); at tau = 0 the indicator of equal scores."""
-    gaps = np.abs(ordered[:, None] / 2 - ordered / 2)  # halved: the difference of two huge scores does not overflow
+    unit = gap_unit(ordered)
+    gaps = np.abs(ordered[:, None] / unit - ordered / unit)
     if tau == 0:
         return (gaps == 0).astype(np.float64)
     with np.errstate(over="ignore", under="ignore"):
-        exponents = gaps / tau * 2 if power == 1 else (gaps / np.sqrt(tau) * 2) ** 2
+        exponents = gaps / tau * unit if power == 1 else (gaps / np.sqrt(tau) * unit) ** 2
         return np.exp(-exponents)
 
 
@@ -128,4 +141,4 @@ def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, balanced: bool = Fals
     prillo2020softsort
     """
     s, tau, power = as_values(s, "s"), as_tau(tau), as_power(power)
-    return weighted_soft_sort(s, np.ones(len(s)), tau, power, balanced)
+    return weighted_soft_sort(s, np.ones(len(s)), tau, power, as_flag(balanced, "balanced"))
