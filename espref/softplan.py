@@ -45,7 +45,7 @@ def rank_plan(a: ArrayLike, b: ArrayLike) -> coo_array:
     >>> from espref import rank_plan
     >>> rank_plan([0.5, 0.5], [0.25, 0.25, 0.5]).toarray()
     array([[0.25, 0.25, 0.  ],
-           [0.  , 0.  , 0.5]])
+           [0.  , 0.  , 0.5 ]])
 
     References
     ----------

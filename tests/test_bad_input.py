@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 
@@ -15,6 +16,8 @@ from espref import solvers
 X, Y = [[0.0, 1.0], [2.0, 3.0], [4.0, 6.0]], [[1.0, 1.0], [0.0, 5.0]]
 THETA = [[1.0, 0.0], [0.6, 0.8]]
 PLAN = [[0.25, 0.0], [0.25, 0.25], [0.0, 0.25]]
+TOKENS = {"q": X, "k": Y, "v": [[1.0], [2.0]]}
+SOFT = {"tau": 0.5, "power": 1, "balanced": False}
 
 #: A sound call of every public function, by keyword.
 SOUND = {
@@ -40,6 +43,23 @@ SOUND = {
     espref.min_sliced_plan: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "p": 2, "ties": "split"},
     espref.est_distance: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "beta": 1.0, "p": 2},
     espref.circle_plan: {"x": X, "y": Y, "a": None, "b": None, "beta": 1.0, "p": 2},
+    espref.soft_sort: {"s": [3.0, 1.0], **SOFT},
+    espref.rank_plan: {"a": [0.5, 0.25, 0.25], "b": [0.5, 0.5]},
+    espref.soft_line_plan: {"u": [1.0, 2.0, 3.0], "v": [0.0, 5.0], "a": None, "b": None, **SOFT},
+    espref.expected_soft_plan: {
+        "x": X,
+        "y": Y,
+        "directions": THETA,
+        "a": None,
+        "b": None,
+        "beta": 1.0,
+        "p": 2,
+        **SOFT,
+    },
+    espref.softmax_attention: TOKENS,
+    espref.sinkhorn_attention: {**TOKENS, "n_iter": 3},
+    espref.esp_attention: {**TOKENS, "tau": 0.5, "beta": 1.0, "directions": THETA, "sort": "soft", "power": 1},
+    espref.planfree_attention: {**TOKENS, "tau": 0.5, "beta": 1.0, "directions": THETA, "sort": "soft"},
     solvers.ground_cost: {"x": X, "y": Y, "p": 2},
     solvers.exact_plan: {"x": X, "y": Y, "a": None, "b": None, "p": 2},
     solvers.sinkhorn_plan: {"x": X, "y": Y, "reg": 1.0, "a": None, "b": None, "p": 2, "n_iter": 100},
@@ -115,6 +135,10 @@ def numbers(expected: str, *bad: object) -> list[tuple[object, str]]:
 
 NEVER_NUMBERS = ("2", b"2", None, [1.0], np.array([1.0, 2.0]), 1j, np.complex128(2), math.nan, {}, 10**400)
 BETA = numbers("a number >= 0", -1, -1e-300, -math.inf, *NEVER_NUMBERS)
+TAU = numbers("a number >= 0 and finite", -1, -5e-324, math.inf, -math.inf, *NEVER_NUMBERS)
+POWER = numbers("1 (Laplace kernel) or 2 (Gauss kernel)", 0, 3, 1.5, True, "1", None, [1], math.nan, np.array([1, 2]))
+FLAG = numbers("True or False", 0, 1, None, "yes", "", [True], np.array([True, False]))
+SORT = numbers("one of soft, balanced, hard", "Soft", "", None, True, ["soft"], np.array(["soft", "hard"]))
 EXPONENT = numbers("a number >= 1 and finite", 0.5, 0, -2, math.inf, *NEVER_NUMBERS)
 REG = numbers("a number > 0 and finite", 0, -1.0, math.inf, *NEVER_NUMBERS)
 COUNT = numbers("a whole number >= 1", 0, -1, 2.0, True, "3", None, math.nan, [2], np.array([1, 2]), np.True_)
@@ -153,13 +177,29 @@ BAD = {
     "n_directions": COUNT,
     "dim": COUNT,
     "n_iter": COUNT,
+    "s": VALUES,
+    "q": POINTS,
+    "k": POINTS,
+    "tau": TAU,
+    "power": POWER,
+    "balanced": FLAG,
+    "sort": SORT,
+}
+#: Where a name means something else: values of attention are points, weights in rank order say themselves how many.
+OTHER = {
+    **{(function, "v"): POINTS for function in SOUND if "q" in SOUND[function]},
+    **{
+        (function, "directions"): [case for case in DIRECTIONS if case[0] is not None]
+        for function in (espref.esp_attention, espref.planfree_attention)
+    },
+    **{(espref.rank_plan, side): [*VALUES, *[case for case in WEIGHTS if callable(case[0])]] for side in "ab"},
 }
 
 CASES = [
     pytest.param(function, argument, *case, id=f"{function.__name__}-{argument}-{number}")
     for function, sound in SOUND.items()
     for argument in sound
-    for number, case in enumerate(BAD[argument])
+    for number, case in enumerate(OTHER.get((function, argument), BAD[argument]))
 ]
 
 
@@ -187,19 +227,12 @@ def test_bad_argument(function, argument: str, bad: object, message: str) -> Non
 
 
 def test_every_public_function_is_covered() -> None:
-    """SOUND holds every function of the exact chapters and its every parameter."""
-    import inspect
-
-    from espref import circle, directions, expected, lift, line
-
-    for module in (line, directions, lift, expected, circle, solvers):
-        for name, function in inspect.getmembers(module, inspect.isfunction):
-            if (
-                function.__module__ == module.__name__
-                and (name in espref.__all__ or module is solvers)
-                and name[0] != "_"
-            ):
-                assert set(SOUND[function]) == set(inspect.signature(function).parameters)
+    """SOUND holds every function of the mathematics and its every parameter; cite has its own test."""
+    public = [getattr(espref, name) for name in espref.__all__ if name != "cite"]
+    oracles = [function for name, function in inspect.getmembers(solvers, inspect.isfunction) if name[0] != "_"]
+    for function in public + [f for f in oracles if f.__module__ == solvers.__name__]:
+        if inspect.isfunction(function):
+            assert set(SOUND[function]) == set(inspect.signature(function).parameters)
 
 
 @pytest.mark.parametrize("function", [f for f, sound in SOUND.items() if {"x", "y"} <= set(sound)])
@@ -243,3 +276,35 @@ def test_no_prior_on_any_usable_slice() -> None:
     """A prior must sum to 1 and match the directions in number."""
     with pytest.raises(ValueError, match=r"^prior: expected 2 weights, shape \(2,\), got shape \(1,\)$"):
         espref.expected_sliced_plan(X, Y, THETA, prior=[1.0])
+
+
+ATTENTIONS = [function for function, sound in SOUND.items() if {"q", "k"} <= set(sound)]
+
+
+@pytest.mark.parametrize("function", ATTENTIONS)
+def test_tokens_must_agree(function) -> None:
+    """k must have the dimension of q, v one row for each key."""
+    with pytest.raises(ValueError, match=r"^k: expected the dimension of q, d = 2, got d = 3$"):
+        function(**{**SOUND[function], "k": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]})
+    with pytest.raises(ValueError, match=r"^v: expected one row for each of the 2 keys, got 3$"):
+        function(**{**SOUND[function], "v": [[1.0], [2.0], [3.0]]})
+
+
+@pytest.mark.parametrize("function", ATTENTIONS)
+def test_attention_refuses_overflow(function) -> None:
+    """Tokens whose inner products or squared distances leave the floats are refused, never a NaN or a warning."""
+    for q, k in (([[1e200, 0.0]], Y), (X, [[0.0, -1e160], [1.0, 1.0]]), ([[1.5e154, 1.5e154]], Y)):
+        with pytest.raises(ValueError, match=r"^q, k: expected finite squared distances and inner products, got an"):
+            function(**{**SOUND[function], "q": q, "k": k})
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_soft_plans_refuse_overflow(p: float) -> None:
+    """Costs, and scores at tau > 0, must stay among the floats; the hard sort takes directions of any length."""
+    far = [[1e200 if p > 1 else 1.7e308, 0.0], [-1.7e308 if p == 1 else 0.0, 0.0]]
+    with pytest.raises(ValueError, match=r"^x, y: expected points whose cost \|x - y\|\^p is finite, got an overflow"):
+        espref.expected_soft_plan(far, far, THETA, 1.0, p=p)
+    with pytest.raises(ValueError, match=r"^directions: expected finite scores <x_i, theta>, got an overflow"):
+        espref.expected_soft_plan(X, Y, [[1.5e308, 1.5e308]], 1.0, p=p)
+    hard = espref.expected_soft_plan(X, Y, [[1.5e308, 1.5e308]], 0.0, p=p).plan
+    np.testing.assert_array_equal(hard, espref.expected_soft_plan(X, Y, [[1.0, 1.0]], 0.0, p=p).plan)
