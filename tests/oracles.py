@@ -1,4 +1,4 @@
-"""Slow, plain computations that share nothing with the package: rational arithmetic and loops over points."""
+"""Slow, plain computations that share nothing with the package: rational or 50-digit arithmetic, loops over points."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 from fractions import Fraction
 
 import numpy as np
+from mpmath import mp
+
+mp.dps = 50
 
 
 def rational(weights, n: int) -> list[Fraction]:
@@ -58,3 +61,118 @@ def cost(plan, x, y, p: float) -> float:
 def all_pairs(x, y, p: float) -> np.ndarray:
     """|x_i - y_j|^p, one pair at a time."""
     return np.array([[math.dist(xi, yj) ** p for yj in y] for xi in x])
+
+
+def soft_sort(s, tau, power: int = 1, balanced: bool = False, weights=None) -> mp.matrix:
+    """The soft sort of weighted scores by its definition, in 50 digits; the balanced one by Newton's method."""
+    n = len(s)
+    s, a = (
+        [mp.mpf(float(value)) for value in s],
+        [mp.mpf(float(w)) for w in (np.ones(n) if weights is None else weights)],
+    )
+    order = sorted(range(n), key=lambda i: s[i])
+
+    def kernel(i: int, j: int) -> mp.mpf:
+        if s[i] == s[j] or tau == 0:
+            return mp.mpf(s[i] == s[j])
+        exponent = abs(s[i] - s[j]) ** power / mp.mpf(float(tau))
+        return mp.exp(-exponent) if exponent < 10**5 else mp.mpf(0)
+
+    k = mp.matrix([[kernel(i, j) for j in order] for i in order])
+    mass = [a[i] for i in order]
+    d = scaling(k, mass) if balanced else [1 / mp.fsum(k[i, j] * mass[j] for j in range(n)) for i in range(n)]
+    p = mp.matrix(n, n)
+    for i in range(n):
+        for rank, point in enumerate(order):
+            p[i, point] = d[i] * k[i, rank] * mass[rank] * (d[rank] if balanced else 1)
+    return p
+
+
+def scaling(k: mp.matrix, mass: list[mp.mpf]) -> list[mp.mpf]:
+    """d > 0 with d_i sum_j K_ij a_j d_j = 1, d = e^u: Newton on the convex a^T D K D a / 2 - a^T u, D = diag(d)."""
+    n = len(mass)
+    u = [-mp.log(mass[i]) / 2 for i in range(n)]
+
+    def image(u: list[mp.mpf]) -> list[mp.mpf]:
+        e = [mass[j] * mp.exp(u[j]) for j in range(n)]
+        return [mp.exp(u[i]) * mp.fsum(k[i, j] * e[j] for j in range(n)) for i in range(n)]
+
+    def value(u: list[mp.mpf]) -> mp.mpf:
+        return mp.fsum(mass[i] * (entry / 2 - u[i]) for i, entry in enumerate(image(u)))
+
+    for _ in range(100):
+        now = image(u)
+        error = max(abs(entry - 1) for entry in now)
+        if error < mp.mpf(10) ** -30:
+            return [mp.exp(entry) for entry in u]
+        hessian = mp.matrix(n, n)
+        for i in range(n):
+            for j in range(n):
+                hessian[i, j] = mp.exp(u[i]) * k[i, j] * mass[j] * mp.exp(u[j])
+            hessian[i, i] += now[i]
+        step = mp.lu_solve(hessian, mp.matrix([1 - entry for entry in now]))
+        length, before = mp.mpf(1), value(u)
+        while (
+            error > 1e-3 and value([u[i] + length * step[i] for i in range(n)]) > before and length > mp.mpf(10) ** -9
+        ):
+            length /= 2
+        u = [u[i] + length * step[i] for i in range(n)]
+    raise AssertionError("Newton's method did not converge")
+
+
+def soft_line_plan(u, v, tau, a=None, b=None, power: int = 1, balanced: bool = False) -> mp.matrix:
+    """P^T A Q in 50 digits, A by intervals of rational mass; points without weight take no part."""
+    n, m = len(u), len(v)
+    a, b = ([mp.mpf(w.numerator) / w.denominator for w in rational(weights, k)] for weights, k in ((a, n), (b, m)))
+    rows, cols = [i for i in range(n) if a[i]], [j for j in range(m) if b[j]]
+    p = soft_sort([u[i] for i in rows], tau, power, balanced, [a[i] for i in rows])
+    q = soft_sort([v[j] for j in cols], tau, power, balanced, [b[j] for j in cols])
+    by_rank = [[a[i] for i in sorted(rows, key=lambda i: u[i])], [b[j] for j in sorted(cols, key=lambda j: v[j])]]
+    ends = [[mp.fsum(side[:k]) for k in range(len(side) + 1)] for side in by_rank]
+    ranks = mp.matrix(len(rows), len(cols))
+    for i in range(len(rows)):
+        for j in range(len(cols)):
+            overlap = min(ends[0][i + 1], ends[1][j + 1]) - max(ends[0][i], ends[1][j])
+            ranks[i, j] = max(overlap, mp.mpf(0))
+    inner = p.T * ranks * q
+    plan = mp.matrix(n, m)
+    for i, row in enumerate(rows):
+        for j, col in enumerate(cols):
+            plan[row, col] = inner[i, j]
+    return plan
+
+
+def esp_matrix(q, k, directions, tau, beta, power: int = 1, balanced: bool = False) -> mp.matrix:
+    """n sum_l w_l U_l in 50 digits, w = softmax(-beta <C, U_l>)."""
+    n, m = len(q), len(k)
+    plans = [soft_line_plan(q @ theta, k @ theta, tau, None, None, power, balanced) for theta in directions]
+    ground = [
+        [mp.fsum((mp.mpf(float(s)) - mp.mpf(float(t))) ** 2 for s, t in zip(x, y, strict=True)) for y in k] for x in q
+    ]
+    costs = [mp.fsum(ground[i][j] * plan[i, j] for i in range(n) for j in range(m)) for plan in plans]
+    gibbs = [mp.exp(-mp.mpf(float(beta)) * (cost - min(costs))) for cost in costs]
+    total = mp.matrix(n, m)
+    for plan, weight in zip(plans, gibbs, strict=True):
+        total += plan * (n * weight / mp.fsum(gibbs))
+    return total
+
+
+def sinkhorn_matrix(q, k, n_iter: int) -> mp.matrix:
+    """Rows to sum 1, columns to sum n / m, in turn, on exp(<q_i, k_j> / sqrt d) in 50 digits."""
+    n, m, root = len(q), len(k), mp.sqrt(len(q[0]))
+    logits = [[mp.fsum(mp.mpf(float(s)) * mp.mpf(float(t)) for s, t in zip(x, y, strict=True)) for y in k] for x in q]
+    matrix = mp.matrix([[mp.exp(entry / root) for entry in row] for row in logits])
+    for step in range(n_iter):
+        if step % 2 == 0:
+            sums = [mp.fsum(matrix[i, j] for j in range(m)) for i in range(n)]
+        else:
+            sums = [mp.fsum(matrix[i, j] for i in range(n)) * m / n for j in range(m)]
+        for i in range(n):
+            for j in range(m):
+                matrix[i, j] /= sums[j if step % 2 else i]
+    return matrix
+
+
+def floats(matrix: mp.matrix) -> np.ndarray:
+    """A matrix of 50 digits, rounded."""
+    return np.array(matrix.tolist(), dtype=float).reshape(matrix.rows, matrix.cols)

@@ -63,3 +63,32 @@ def problems(draw: st.DrawFn, most: int = 8, dims: tuple[int, ...] = (1, 2, 3), 
     general = np.random.default_rng(draw(st.integers(0, 10**6))).standard_normal((3, dim))
     directions = np.concatenate([np.eye(dim), general])[: draw(st.integers(1, dim + 3))]
     return Problem(x, y, draw(weights(n)), draw(weights(m)), directions)
+
+
+#: Temperatures of the soft sort, from end to end of the floats.
+TAUS = (0.0, 5e-324, 1e-300, 1e-30, 1e-3, 0.1, 1.0, 7.0, 1e30, 1e300)
+
+
+@st.composite
+def scores(draw: st.DrawFn, most: int = 8, least: int = 1) -> np.ndarray:
+    """Scores (n,): ties, denormals, spreads of 600 orders of magnitude, one outlier, all equal, at many scales."""
+    n = draw(st.integers(least, most))
+    kind = draw(st.sampled_from(["points", "denormal", "wide", "outlier", "equal"]))
+    if kind == "points":
+        return draw(points(n, 1))[:, 0]
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    if kind == "denormal":
+        return rng.integers(-3, 4, n) * 5e-324
+    if kind == "wide":
+        return rng.choice([-1.0, 1.0], n) * 10.0 ** rng.integers(-320, 309, n)
+    if kind == "equal":
+        return np.full(n, rng.standard_normal())
+    return np.append(rng.standard_normal(n - 1), 10.0 ** rng.integers(1, 300))
+
+
+@st.composite
+def tokens(draw: st.DrawFn, most: int = 8, scales: tuple[float, ...] = SCALES) -> tuple[np.ndarray, ...]:
+    """Queries (n, d), keys (m, d), values (m, 3) and directions (L, d); queries and keys of one scale."""
+    cloud = draw(problems(most, scales=scales))
+    values = np.random.default_rng(draw(st.integers(0, 10**6))).standard_normal((len(cloud.y), 3))
+    return cloud.x, cloud.y, values, cloud.directions
