@@ -11,13 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .scan import gauss, laplace
-
-SORTS = ("soft", "balanced", "hard")
+from .sorting import SORTS, Options, Sorter, soft_sort
 
 #: Elements (batch x slices x tokens x coordinates) worked on at once.
-GROUP = 2**21
-MAX_ROUNDS = 100
+GROUP = 2**20
+#: Elements of all slices up to which their terms are kept for the backward, which else computes them again.
+KEEP = 2**23
 
 
 class EspOutput(NamedTuple):
@@ -27,120 +26,26 @@ class EspOutput(NamedTuple):
     weights: Tensor | None  # (..., N, M), only with need_weights
 
 
-class _Options(NamedTuple):
-    sort: str
-    power: int
-    straight_through: bool
-    query_real: Tensor | None  # (B, N) true where the token is real; None: all are
-    key_real: Tensor | None  # (B, M)
-
-
-class _Sorter(NamedTuple):
-    """A soft sort diag(left) K diag(right) Pi, for G slices at once."""
-
-    order: Tensor  # (B, G, N)
-    ordered: Tensor  # (B, G, N) sorted scores
-    left: Tensor  # (B, G, N)
-    right: Tensor  # (B, G, N)
-    tau: Tensor | None
-    power: int
-
-    def kernel(self, x: Tensor) -> Tensor:
-        return (laplace if self.power == 1 else gauss)(self.ordered, x, self.tau)
-
-    def apply(self, x: Tensor) -> Tensor:
-        """P x: points (B, N, E) to ranks (B, G, N, E)."""
-        index = self.order[..., None].expand(*self.order.shape, x.shape[-1])
-        ranked = x[:, None].expand(-1, self.order.shape[1], -1, -1).gather(2, index)
-        return self.left[..., None] * self.kernel(self.right[..., None] * ranked)
-
-    def transpose(self, x: Tensor) -> Tensor:
-        """P^T x: ranks (B, G, N, E) to points (B, G, N, E)."""
-        index = self.order[..., None].expand_as(x)
-        return torch.zeros_like(x).scatter(2, index, self.right[..., None] * self.kernel(self.left[..., None] * x))
-
-
-def _sorter(s: Tensor, real: Tensor | None, tau: Tensor | None, options: _Options) -> _Sorter:
-    """The soft sort of scores s (B, G, N). Padded tokens stand behind the real ones, and carry nothing."""
-    keys = s.detach() if real is None else s.detach().masked_fill(~real[:, None], torch.inf)
-    order = keys.argsort(dim=-1, stable=True)
-    ordered = s.gather(-1, order)
-    mask = torch.ones_like(ordered)
-    if real is not None:
-        mask = real[:, None].expand_as(s).gather(-1, order).to(s.dtype)
-        top = ordered.masked_fill(mask == 0, -torch.inf).amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
-        ordered = torch.where(mask > 0, ordered, top)
-    sort = _Sorter(order, ordered, mask, mask, tau, options.power)
-    if options.sort == "balanced":
-        d = _balance(sort, mask)
-        return sort._replace(left=d, right=d)
-    total = sort.kernel(mask[..., None])[..., 0]
-    return sort._replace(left=mask / torch.where(mask > 0, total, torch.ones_like(total)))
-
-
-def _balance(sort: _Sorter, mask: Tensor) -> Tensor:
-    """d > 0 on real tokens with d * (K d) = 1, differentiable: by the implicit function theorem the gradient of log d
-    passes through (I + S)^{-1} with S = diag(d) K diag(d), solved by conjugate gradients (condition at most 2)."""
-    fixed = sort._replace(ordered=sort.ordered.detach(), tau=None if sort.tau is None else sort.tau.detach())
-    tolerance = 1e-13 if mask.dtype == torch.float64 else 2e-6
-    with torch.no_grad():
-        d = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1).sqrt()
-        for _ in range(MAX_ROUNDS):
-            image = fixed.kernel(d[..., None])[..., 0]
-            if ((d * image - 1) * mask).abs().max() <= tolerance:
-                break
-            d = torch.where(mask > 0, (d / torch.where(mask > 0, image, 1.0)).sqrt(), 0.0)
-        else:
-            raise RuntimeError(f"balanced soft sort: no convergence in {MAX_ROUNDS} rounds")
-    image = sort.kernel(d[..., None])[..., 0]
-    error = torch.where(mask > 0, (d * image).clamp(min=1e-30), 1.0).log()
-
-    if not error.requires_grad:
-        return d
-
-    def solve(gradient: Tensor) -> Tensor:
-        with torch.no_grad():
-            return _conjugate_gradients(lambda z: z + d * fixed.kernel((d * z)[..., None])[..., 0], gradient * mask)
-
-    error.register_hook(solve)
-    return d * torch.exp(-(error - error.detach()))
-
-
-def _conjugate_gradients(apply, b: Tensor) -> Tensor:
-    """Solve a symmetric system with eigenvalues in [1, 2]; the error falls by (sqrt 2 - 1)^2 a round at worst."""
-    x, r = torch.zeros_like(b), b
-    p, rr = r, (r * r).sum(-1, keepdim=True)
-    for _ in range(24):
-        image = apply(p)
-        step = rr / (p * image).sum(-1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
-        x, r = x + step * p, r - step * image
-        old, rr = rr, (r * r).sum(-1, keepdim=True)
-        p = r + rr / old.clamp(min=torch.finfo(b.dtype).tiny) * p
-    return x
-
-
 class _Ranks(NamedTuple):
     """The monotone plan A[n_i, m_i] between ranks, one for each batch item, by its pieces."""
 
-    source: Tensor | None  # (B, pieces); None: n = m everywhere, A is diagonal
+    source: Tensor  # (B, pieces)
     target: Tensor
-    mass: Tensor  # (B, pieces), or (B, N) on the diagonal
+    mass: Tensor  # (B, pieces)
 
     def apply(self, x: Tensor, n: int) -> Tensor:
         """A x: target ranks (B, G, M, E) to source ranks (B, G, N, E)."""
-        if self.source is None:
-            return self.mass[:, None, :, None] * x
         shape = (x.shape[0], x.shape[1], self.target.shape[1], x.shape[3])
         pieces = x.gather(2, self.target[:, None, :, None].expand(shape)) * self.mass[:, None, :, None]
         result = x.new_zeros(x.shape[0], x.shape[1], n, x.shape[3])
         return result.scatter_add(2, self.source[:, None, :, None].expand(shape), pieces)
 
 
-def _ranks(q: Tensor, k: Tensor, options: _Options) -> _Ranks:
-    """Pieces in whole numbers: rank i of n ends at i m, rank j of m at j n; mass 1 in all."""
+def _ranks(q: Tensor, k: Tensor, options: Options) -> _Ranks | None:
+    """Pieces in whole numbers: rank i of n ends at i m, rank j of m at j n; mass 1 in all. None for A = 1/n."""
     (batch, n, _), m = q.shape, k.shape[1]
     if options.query_real is None and options.key_real is None and n == m:
-        return _Ranks(None, q.new_zeros(0), q.new_full((1, n), 1 / n))
+        return None
     ones = torch.ones(batch, 1, dtype=torch.long, device=q.device)
     real_n = n * ones if options.query_real is None else options.query_real.sum(-1, keepdim=True)
     real_m = m * ones if options.key_real is None else options.key_real.sum(-1, keepdim=True)
@@ -156,79 +61,124 @@ def _ranks(q: Tensor, k: Tensor, options: _Options) -> _Ranks:
 
 
 def _real_count(x: Tensor, real: Tensor | None) -> Tensor:
-    """Number of real tokens, (B, 1)."""
-    return x.new_full((len(x), 1), x.shape[1]) if real is None else real.sum(-1, keepdim=True).to(x.dtype)
+    """Number of real tokens, (B, 1), at least 1."""
+    if real is None:
+        return x.new_full((len(x), 1), x.shape[1])
+    return real.sum(-1, keepdim=True).clamp(min=1).to(x.dtype)
 
 
-def _slices(
-    q: Tensor, k: Tensor, v: Tensor, directions: Tensor, tau: Tensor | None, options: _Options
-) -> tuple[Tensor, Tensor]:
-    """Costs (B, G) and outputs (B, G, N, Ev) of G slices."""
+class _Dots(torch.autograd.Function):
+    """Inner products of rows: x (..., E) with the first coordinates of z (..., E + Ev), y (..., Ev) with the others."""
+
+    @staticmethod
+    def forward(ctx, x, y, z):
+        ctx.save_for_backward(x, y, z)
+        dim = x.shape[-1]
+        return (x * z[..., :dim]).sum(-1), (y * z[..., dim:]).sum(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, first, second):
+        x, y, z = ctx.saved_tensors
+        dim, z_grad = x.shape[-1], torch.empty_like(z)
+        torch.mul(first[..., None], x, out=z_grad[..., :dim])
+        torch.mul(second[..., None], y, out=z_grad[..., dim:])
+        return first[..., None] * z[..., :dim], second[..., None] * z[..., dim:], z_grad
+
+
+class _Terms(NamedTuple):
+    """What output and gradients of G slices are made of."""
+
+    source: Sorter
+    squares: Tensor  # (B, G)  mean of |query|^2 and |key|^2 under the marginals of the plans
+    pushed: Tensor  # (B, G, N, E)  the queries, ranked and smoothed: source.left * pushed = P q
+    pulled: Tensor  # (B, G, N, E + Ev)  keys and values at the ranks of the queries:
+    masses: Tensor  # (B, G, N)  masses * pulled = source.left * A Q [k, v]
+
+
+def _terms(q: Tensor, k: Tensor, v: Tensor, directions: Tensor, tau: Tensor | None, options: Options) -> _Terms:
     ranks = _ranks(q, k, options)
-    sides = []
-    for x, real in ((q, options.query_real), (k, options.key_real)):
-        sort = _sorter(torch.einsum("bne,ge->bgn", x, directions), real, tau, options)
-        sums = sort.transpose(sort.left.new_ones(*sort.left.shape, 1))[..., 0]  # column sums of P, (B, G, N)
-        mean = (sums * x.square().sum(-1)[:, None]).sum(-1) / _real_count(x, real).clamp(min=1)
-        sides.append((sort, mean))
-    (source, squares_q), (target, squares_k) = sides
-    cross = (source.apply(q) * ranks.apply(target.apply(k), q.shape[1])).sum((-2, -1))
-    output = source.transpose(ranks.apply(target.apply(v), q.shape[1]))
-    return squares_q + squares_k - 2 * cross, output * _real_count(q, options.query_real)[:, :, None, None]
+    source, squares_q = soft_sort(q, directions, options.query_real, tau, options)
+    target, squares_k = soft_sort(k, directions, options.key_real, tau, options)
+    squares = squares_q / _real_count(q, options.query_real) + squares_k / _real_count(k, options.key_real)
+    pulled = target.product(target.ranked(torch.cat([k, v], dim=-1)[:, None]))
+    if ranks is None:
+        masses = source.left * target.left / q.shape[1]
+    else:
+        pulled, masses = ranks.apply(target.left[..., None] * pulled, q.shape[1]), source.left
+    return _Terms(source, squares, source.product(source.ranked(q[:, None])), pulled, masses)
 
 
 class _Streamed(torch.autograd.Function):
     """sum_l w_l output_l with w = softmax(-beta costs), a few slices at a time; the backward computes them again.
 
     With g the gradient of the output, slice l receives w_l g on its output and -beta w_l (<g, output_l> - <g, output>)
-    on its cost.
+    on its cost. Costs and inner products <g, output_l> are both sums over ranks of P (.) times A Q (.).
     """
 
     @staticmethod
     def forward(ctx, q, k, v, directions, tau, beta, options, group):
-        tau_used = None if options.sort == "hard" else tau
+        dim, count = q.shape[-1], _real_count(q, options.query_real)
+        inputs = [x.detach() for x in (q, k, v, directions, tau)]
+        keep = any(ctx.needs_input_grad) and not options.straight_through
+        keep = keep and len(directions) * len(q) * max(q.shape[1], k.shape[1]) * (dim + v.shape[2]) <= KEEP
+        if keep:
+            inputs = [x.requires_grad_() for x in inputs]
         top = q.new_full((len(q),), -torch.inf)
-        total, output, costs = torch.zeros_like(top), q.new_zeros(len(q), q.shape[1], v.shape[2]), []
-        for part in directions.split(group):
-            cost, outputs = _slices(q, k, v, part, tau_used, options)
-            logits = -beta * cost  # (B, G)
+        total, output, costs, kept = torch.zeros_like(top), q.new_zeros(len(q), q.shape[1], v.shape[2]), [], []
+        for start in range(0, len(directions), group):
+            with torch.set_grad_enabled(keep):
+                terms = _part(inputs, slice(start, start + group), options)
+            if keep:
+                kept.append(terms)
+            pushed, pulled, masses = terms.pushed.detach(), terms.pulled.detach(), terms.masses.detach()
+            cross = (masses * (pushed * pulled[..., :dim]).sum(-1)).sum(-1)
+            cost = terms.squares.detach() - 2 * cross  # (B, G)
+            weighted = (masses * count[:, :, None])[..., None] * pulled[..., dim:]
+            with torch.no_grad():
+                outputs = terms.source.unranked(terms.source.product(weighted))  # (B, G, N, Ev)
+            logits = -beta * cost
             new_top = torch.maximum(top, logits.amax(1))
             weights, scale = torch.exp(logits - new_top[:, None]), torch.exp(top - new_top)
             output = output * scale[:, None, None] + torch.einsum("bg,bgne->bne", weights, outputs)
             total, top = total * scale + weights.sum(1), new_top
             costs.append(cost)
-        output, all_costs = output / total[:, None, None], torch.cat(costs, dim=1)
-        ctx.save_for_backward(q, k, v, directions, tau, beta, output, all_costs)
-        ctx.options, ctx.group = options, group
-        return output, all_costs
+        output = output / total[:, None, None]
+        ctx.save_for_backward(q, k, v, directions, tau, beta, output, torch.cat(costs, dim=1))
+        ctx.options, ctx.group, ctx.kept = options, group, (inputs, kept) if keep else None
+        return output
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, g, g_costs):
+    def backward(ctx, g):
         q, k, v, directions, tau, beta, output, costs = ctx.saved_tensors
         options = ctx.options
         if options.sort == "hard" and options.straight_through:
             options = options._replace(sort="soft")
         weights = torch.softmax(-beta * costs, dim=1)  # (B, L)
         mean = (g * output).sum((1, 2))  # (B,)
-        inputs = [x.detach().requires_grad_() for x in (q, k, v, directions, tau)]
+        g = g * _real_count(q, options.query_real)[:, :, None]
+        inputs, kept = ctx.kept or ([x.detach().requires_grad_() for x in (q, k, v, directions, tau)], [])
+        ctx.kept = None
         sums, beta_grad = [torch.zeros_like(x) for x in inputs], torch.zeros_like(beta)
-        for start in range(0, len(directions), ctx.group):
+        for number, start in enumerate(range(0, len(directions), ctx.group)):
             part = slice(start, start + ctx.group)
             with torch.enable_grad():
-                tau_used = None if options.sort == "hard" else inputs[4]
-                cost, outputs = _slices(inputs[0], inputs[1], inputs[2], inputs[3][part], tau_used, options)
-            w = weights[:, part]
-            along = w * ((g[:, None] * outputs.detach()).sum((2, 3)) - mean[:, None])  # (B, G)
+                terms = kept[number] if kept else _part(inputs, part, options)
+                looked = terms.source.product(terms.source.ranked(g[:, None]))  # (B, G, N, Ev)
+                cross, inner = _Dots.apply(terms.pushed, looked, terms.pulled)
+                cost = terms.squares - 2 * (terms.masses * cross).sum(-1)  # (B, G)
+                inner = (terms.masses * inner).sum(-1)  # (B, G)  <g, output_l>
+            along = weights[:, part] * (inner.detach() - mean[:, None])  # (B, G)
             beta_grad = beta_grad - (along * costs[:, part]).sum()
-            grads = torch.autograd.grad(
-                [outputs, cost],
-                inputs,
-                [w[:, :, None, None] * g[:, None], -beta * along + g_costs[:, part]],
-                allow_unused=True,
-            )
+            grads = torch.autograd.grad([inner, cost], inputs, [weights[:, part], -beta * along], allow_unused=True)
             sums = [s if grad is None else s + grad for s, grad in zip(sums, grads, strict=True)]
         return (*sums, beta_grad, None, None)
+
+
+def _part(inputs: list[Tensor], part: slice, options: Options) -> _Terms:
+    q, k, v, directions, tau = inputs
+    return _terms(q, k, v, directions[part], None if options.sort == "hard" else tau, options)
 
 
 def esp_attention(
@@ -295,16 +245,16 @@ def esp_attention(
         slicers = torch.eye(q.shape[-1], dtype=dtype, device=q.device) if directions is None else directions.to(q)
         masks = [_real(mask, lead, x, name) for mask, x, name in (
             (query_padding_mask, q, "query_padding_mask"), (key_padding_mask, k, "key_padding_mask"))]  # fmt: skip
-        options = _Options(sort, power, straight_through, *masks)
+        options = Options(sort, power, straight_through, *masks)
         centre = _centre(k, masks[1])  # plans and weights do not notice, and the costs cancel less
         q, k = q - centre, k - centre
         per_slice = len(q) * max(q.shape[1], k.shape[1]) * max(q.shape[2], v.shape[2])
         group = max(1, min(len(slicers), GROUP // max(per_slice, 1)))
-        output, _ = _Streamed.apply(q, k, v, slicers, tau, beta, options, group)
+        output = _Streamed.apply(q, k, v, slicers, tau, beta, options, group)
         weights = None
         if need_weights:
             identity = torch.eye(k.shape[1], dtype=dtype, device=q.device).expand(len(q), -1, -1)
-            weights, _ = _Streamed.apply(q, k, identity, slicers, tau, beta, options, 1)
+            weights = _Streamed.apply(q, k, identity, slicers, tau, beta, options, 1)
             weights = weights.to(kept).reshape(*lead, *weights.shape[1:])
     return EspOutput(output.to(kept).reshape(*lead, *output.shape[1:]), weights)
 

@@ -195,3 +195,34 @@ def test_bad_input_is_named(name: str) -> None:
     good = {"query": torch.zeros(5, 4), "key": torch.zeros(5, 4), "value": torch.zeros(5, 3), "tau": 0.1, "beta": 1.0}
     with pytest.raises(ValueError, match=name):
         F.esp_attention(**(good | BAD[name]))
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_kept_and_recomputed_gradients_agree(sort: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What short sequences keep for the backward, long ones compute again: the same gradients."""
+    q, k, v = (x.requires_grad_() for x in tokens(90, 90))
+    grads = []
+    for keep in (0, 2**23):
+        monkeypatch.setattr(F, "KEEP", keep)
+        grads.append(
+            torch.autograd.grad(F.esp_attention(q, k, v, tau=0.2, beta=1.0, sort=sort).output[0].sum(), (q, k, v))
+        )
+    for again, kept in zip(*grads, strict=True):
+        torch.testing.assert_close(again, kept, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [7, 60, 700])
+@pytest.mark.parametrize("tied", [False, True])
+def test_kernel_and_its_gradients_equal_the_dense_ones(size: int, tied: bool) -> None:
+    """K x, and the gradients to s, tau and x, equal those of the dense kernel, ties across chunks included (a tied pair
+    counts nothing)."""
+    torch.manual_seed(0)
+    scores = torch.randint(0, 3, (2, size)).double() if tied else torch.randn(2, size, dtype=DOUBLE)
+    s = scores.sort(dim=-1).values.requires_grad_()
+    tau = torch.tensor(0.4, dtype=DOUBLE, requires_grad=True)
+    x, g = torch.randn(2, size, 3, dtype=DOUBLE, requires_grad=True), torch.randn(2, size, 3, dtype=DOUBLE)
+    dense = torch.exp(-(s[:, :, None] - s[:, None, :]).abs() / tau) @ x
+    found = scan.apply(scan.laplace(s, tau), s, tau, x)
+    torch.testing.assert_close(found, dense, rtol=1e-12, atol=1e-12)
+    for one, other in zip(*(torch.autograd.grad(y, (s, tau, x), g) for y in (found, dense)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
