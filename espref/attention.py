@@ -76,10 +76,9 @@ def sinkhorn_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, n_iter: int)
     n_iter = as_count(n_iter, "n_iter")
     log_matrix = q @ k.T / np.sqrt(q.shape[1])
     for step in range(n_iter):
-        if step % 2 == 0:
-            log_matrix -= logsumexp(log_matrix, axis=1, keepdims=True)
-        else:
-            log_matrix -= logsumexp(log_matrix, axis=0, keepdims=True) - np.log(len(q) / len(k))
+        axis = 1 - step % 2
+        log_matrix -= log_matrix.max(axis=axis, keepdims=True)  # on its own, or huge logits drown the sum's logarithm
+        log_matrix -= logsumexp(log_matrix, axis=axis, keepdims=True) - (np.log(len(q) / len(k)) if axis == 0 else 0.0)
     matrix = np.exp(log_matrix)
     return Attention(matrix @ v, matrix)
 
