@@ -271,6 +271,77 @@ def released_softness(rng: np.random.Generator) -> float:
 
 
 @claim(
+    "attention.softmax-is-a-gibbs-measure",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="vaswani2017attention",
+    statement=r"With the logits $\ell_{ij} = \langle q_i, k_j \rangle / \sqrt d$, row $i$ of softmax attention is the "
+    r"probability vector that maximises $\sum_j A_{ij} \ell_{ij} - \sum_j A_{ij} \log A_{ij}$; the maximum is $\log "
+    r"\sum_j e^{\ell_{ij}}$. Largest difference from it.",
+)
+def softmax_is_gibbs(rng: np.random.Generator) -> float:
+    """Gibbs's variational principle: the difference is a Kullback-Leibler divergence, zero only at softmax."""
+    q, k, v = _tokens(rng, 20, 27)
+    matrix, logits = at.softmax_attention(q, k, v).matrix, q @ k.T / np.sqrt(q.shape[1])
+    value = (matrix * (logits - np.log(matrix))).sum(axis=1)
+    return float(abs(value - np.log(np.exp(logits).sum(axis=1))).max())
+
+
+@claim(
+    "attention.sinkhorn-normalises-in-turn",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="sander2022sinkformers",
+    statement=r"After an odd number of normalisations every row of Sinkhorn attention sums to 1, after an even number "
+    r"every column to $n / m$, for $n = m$ and $n \ne m$. Largest relative deviation.",
+)
+def normalises_in_turn(rng: np.random.Generator) -> float:
+    """That side was divided by its sums last."""
+    worst = 0.0
+    for n, m in ((24, 24), (17, 30), (30, 17)):
+        for n_iter in range(1, 7):
+            matrix = at.sinkhorn_attention(*_tokens(rng, n, m), n_iter=n_iter).matrix
+            sums = matrix.sum(axis=1) if n_iter % 2 else matrix.sum(axis=0) * m / n
+            worst = max(worst, float(abs(sums - 1).max()))
+    return worst
+
+
+@claim(
+    "attention.sinkhorn-is-entropic-transport",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-9,
+    needs=("ot",),
+    source="sander2022sinkformers, peyre2019computational",
+    statement=r"Sinkhorn attention at convergence is $n$ times the entropic plan for the cost $|q_i - k_j|^2$ at "
+    r"regularisation $2 \sqrt d$, uniform weights, $n = m$ and $n \ne m$. Largest difference of entries.",
+)
+def entropic(rng: np.random.Generator) -> float:
+    r"""$-|q_i - k_j|^2 / (2 \sqrt d)$ is $\langle q_i, k_j \rangle / \sqrt d$ less a function of $i$ and one of $j$,
+    which the scalings absorb."""
+    from .. import solvers
+
+    worst = 0.0
+    for n, m in ((20, 20), (14, 23)):
+        q, k, v = _tokens(rng, n, m)
+        plan = solvers.sinkhorn_plan(q, k, 2 * np.sqrt(q.shape[1]), n_iter=5000).plan
+        worst = max(worst, float(abs(_sinkhorn(q, k, v).matrix - n * plan).max()))
+    return worst
+
+
+@entropic.without("the matching regularisation: $2 d$ instead of $2 \\sqrt d$", at_least=1e-2)
+def other_regularisation(rng: np.random.Generator) -> float:
+    """More entropy, another plan."""
+    from .. import solvers
+
+    q, k, v = _tokens(rng, 20, 20)
+    plan = solvers.sinkhorn_plan(q, k, 2.0 * q.shape[1], n_iter=5000).plan
+    return float(abs(_sinkhorn(q, k, v).matrix - 20 * plan).max())
+
+
+@claim(
     "attention.sinkhorn-needs-iterations",
     kind="measurement",
     on="seed",
