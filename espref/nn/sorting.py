@@ -33,10 +33,8 @@ class Sorter(NamedTuple):
 
     def product(self, x: Tensor) -> Tensor:
         """K x, ranks to ranks, (B, G, N, E)."""
-        if self.kernel is None and self.tau is None:
-            return x
         if self.kernel is None:
-            return gauss(self.ordered, x, self.tau)
+            return x if self.tau is None else gauss(self.ordered, x, self.tau)
         flat = apply(self.kernel, self.ordered.flatten(0, 1), self.tau, x.flatten(0, 1))
         return flat.unflatten(0, x.shape[:2])
 

@@ -1,0 +1,191 @@
+"""ESP attention in PyTorch against the released algorithm, Sinkhorn attention and fused softmax attention.
+
+One forward and backward, d = L = 32, float32: four heads on a CPU; where CUDA is present 32 of them, up to N = 262144,
+and in bfloat16 too. Times are medians within one process, in turn; memory is the peak of a process of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .plans import peak_memory, row
+
+DIM, TAU, BETA = 32, 0.1, 1.0
+Step = Callable[[], None]
+
+
+def released(q: Any, k: Any, v: Any) -> Any:
+    """Algorithm 1 of ESPFormer with dense soft sorts of the squared kernel and a dense plan P^T Q for each slice."""
+    import torch
+
+    def soft_sort(x: Any) -> Any:
+        s = x.mT  # (1, H, L, N)
+        return torch.softmax(-(s.sort(dim=-1).values[..., :, None] - s[..., None, :]).square() / TAU, dim=-1)
+
+    n = q.shape[-2]
+    plans = soft_sort(q).mT @ soft_sort(k) / n  # (1, H, L, N, N)
+    costs = (torch.cdist(q, k).square()[:, :, None] * plans).sum((-2, -1))  # (1, H, L)
+    weights = torch.softmax(-BETA * costs, dim=-1)
+    return n * (weights[..., None, None] * plans).sum(2) @ v
+
+
+def sinkhorn(q: Any, k: Any, v: Any, rounds: int = 5) -> Any:
+    """Dense Sinkhorn attention in the log domain."""
+    logits = q @ k.mT * DIM**-0.5
+    for _ in range(rounds):
+        logits = logits - logits.logsumexp(-2, keepdim=True)
+        logits = logits - logits.logsumexp(-1, keepdim=True)
+    return logits.exp() @ v
+
+
+def esp(q: Any, k: Any, v: Any) -> Any:
+    """The module's function."""
+    from ..nn.functional import esp_attention
+
+    return esp_attention(q, k, v, tau=TAU, beta=BETA).output
+
+
+def softmax(q: Any, k: Any, v: Any) -> Any:
+    """The fused kernel of PyTorch."""
+    import torch
+
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+KINDS = {"esp": esp, "released": released, "sinkhorn": sinkhorn, "softmax": softmax}
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def step(kind: str, n: int, *, heads: int = 4, narrow: bool = False) -> Step:
+    """One forward and backward at n tokens, ready to be called."""
+    import torch
+
+    generator, device = torch.Generator().manual_seed(0), _device()
+    tokens = torch.randn(3, 1, heads, n, DIM, generator=generator).to(device, torch.bfloat16 if narrow else None)
+    q, k, v = (x.clone().requires_grad_() for x in tokens)
+    g = torch.ones_like(q)
+
+    def run() -> None:
+        torch.autograd.grad(KINDS[kind](q, k, v), (q, k, v), g)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _seconds(run: Step) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _median(kinds: tuple[str, ...], n: int, repeats: int, **options: Any) -> dict[str, float]:
+    """Median seconds of each kind, measured in turn after one round of warming up."""
+    steps = {kind: step(kind, n, **options) for kind in kinds}
+    rounds = [{kind: _seconds(run) for kind, run in steps.items()} for _ in range(repeats + 1)][repeats > 1 :]
+    return {kind: statistics.median(times[kind] for times in rounds) for kind in kinds}
+
+
+def _memory(kind: str, n: int, heads: int = 4) -> float:
+    """Peak memory in MB beyond what the process held before, inputs left out; that of the allocator on CUDA."""
+    module = "espref.benchmarks.attention"
+    if _device() == "cuda":
+        import torch
+
+        run = step(kind, n, heads=heads)
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - held) / 2**20
+    code = f"from {module} import step\nstep('{kind}', 64)()\nrun = step('{kind}', {n})\n# measured\nrun()\n"
+    return peak_memory(code)["peak_mb"]
+
+
+def _crossing(sizes: list[int], ratios: list[float]) -> float:
+    """The least n from which the ratio stays above 1, log-log interpolated; infinite if it ends below."""
+    for (n, low), (m, high) in reversed(list(zip(zip(sizes, ratios), zip(sizes[1:], ratios[1:])))):  # noqa: B905
+        if high < 1:
+            return math.inf
+        if low < 1:
+            return n * (m / n) ** (math.log(1 / low) / math.log(high / low))
+    return sizes[0] if ratios[-1] >= 1 else math.inf
+
+
+def _against_released() -> list[dict[str, Any]]:
+    n = 1024
+    times = {"esp": _median(("esp",), n, 5)["esp"], "released": _seconds(step("released", n))}
+    sizes = {kind: _memory(kind, n) for kind in times}
+    speed, memory = times["released"] / times["esp"], sizes["released"] / sizes["esp"]
+    detail = f"released {times['released']:.2f} s, espref {times['esp']:.3f} s"
+    weight = f"released {sizes['released']:.0f} MB, espref {sizes['esp']:.0f} MB"
+    return [
+        row(f"released algorithm, dense, N = {n}", speed, "times faster", ">= 20", speed >= 20, detail),
+        row(f"released algorithm, dense, N = {n}", memory, "times less memory", ">= 15", memory >= 15, weight),
+    ]
+
+
+def _against_sinkhorn() -> list[dict[str, Any]]:
+    sizes, rows = [256, 512, 1024, 2048, 4096], []
+    times = [_median(("esp", "sinkhorn"), n, 5 if n < 4096 else 3) for n in sizes]
+    ratios = [t["sinkhorn"] / t["esp"] for t in times]
+    memory = _memory("sinkhorn", 4096) / (ours := _memory("esp", 4096))
+    detail = f"Sinkhorn {times[-1]['sinkhorn']:.2f} s, espref {times[-1]['esp']:.2f} s"
+    name = "Sinkhorn attention, 5 iterations"
+    rows.append(row(f"{name}, N = 4096", ratios[-1], "times faster", ">= 3", ratios[-1] >= 3, detail))
+    detail = f"Sinkhorn {memory * ours:.0f} MB, espref {ours:.0f} MB"
+    rows.append(row(f"{name}, N = 4096", memory, "times less memory", ">= 5", memory >= 5, detail))
+    worst, crossing = min(ratios[2:]), _crossing(sizes, ratios)
+    detail = ", ".join(f"N = {n}: {ratio:.2f}" for n, ratio in zip(sizes, ratios, strict=True))
+    detail += f"; as fast from N = {crossing:.0f}"
+    rows.append(row(f"{name}, slowest of N >= 1024", worst, "times faster", ">= 1", worst >= 1, detail))
+    return rows
+
+
+def _growth() -> list[dict[str, Any]]:
+    sizes = [4096, 8192, 16384, 32768]
+    times = [_median(("esp",), n, 3)["esp"] for n in sizes]
+    memory = [_memory("esp", n) for n in sizes]
+    slopes = [float(np.polyfit(np.log(sizes), np.log(values), 1)[0]) for values in (times, memory)]
+    details = [
+        ", ".join(f"N = {n}: {value:.{digits}f} {unit}" for n, value in zip(sizes, values, strict=True))
+        for values, unit, digits in ((times, "s", 2), (memory, "MB", 0))
+    ]
+    name = "growth, N = 4096 to 32768"
+    return [
+        row(f"{name}, time", slopes[0], "log-log slope", "<= 1.15", slopes[0] <= 1.15, details[0]),
+        row(f"{name}, memory", slopes[1], "log-log slope", "<= 1.1", slopes[1] <= 1.1, details[1]),
+    ]
+
+
+def _against_softmax() -> list[dict[str, Any]]:
+    cuda = _device() == "cuda"
+    heads, sizes = (32, [2**e for e in range(8, 19)]) if cuda else (4, [2**e for e in range(8, 17)])
+    rows = []
+    for narrow in (False, True)[: 2 if cuda else 1]:
+        times = [_median(("esp", "softmax"), n, 5 if n <= 4096 else 1, heads=heads, narrow=narrow) for n in sizes]
+        ratios = [t["softmax"] / t["esp"] for t in times]
+        crossing = _crossing(sizes, ratios)
+        detail = "softmax over espref: " + ", ".join(f"{n}: {r:.3f}" for n, r in zip(sizes, ratios, strict=True))
+        name = f"fused softmax attention, {'bfloat16' if narrow else 'float32'}, as fast from"
+        rows.append(row(name, crossing, "tokens", "<= 32768", crossing <= 32768, detail))
+    return rows
+
+
+def run() -> list[dict[str, Any]]:
+    """All rows of the suite; needs the extra ``torch``."""
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the suite attention needs PyTorch: pip install 'espref[torch]'") from error
+    return [*_against_released(), *_against_sinkhorn(), *_growth(), *_against_softmax()]
