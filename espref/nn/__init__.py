@@ -1,6 +1,7 @@
 """ESP attention in PyTorch (extra ``torch``): exact, without ever building a plan.
 
-:mod:`espref.nn.functional` holds the pure function, :mod:`espref.nn.attention` the modules. The NumPy chapters
+:mod:`espref.nn.functional` holds the pure functions, :mod:`espref.nn.attention` the modules, and
+:mod:`espref.nn.transformer` models built of them. The NumPy chapters
 :mod:`espref.attention` and :mod:`espref.planfree` are their specification.
 """
 
@@ -9,7 +10,15 @@ try:
 except ImportError as error:
     raise ImportError("espref.nn needs PyTorch: pip install 'espref[torch]'") from error
 
-from . import functional
-from .attention import EspAttention, SoftmaxAttention, swap_attention
+from . import functional, transformer
+from .attention import DifferentialAttention, EspAttention, SinkhornAttention, SoftmaxAttention, swap_attention
 
-__all__ = ["EspAttention", "SoftmaxAttention", "functional", "swap_attention"]
+__all__ = [
+    "DifferentialAttention",
+    "EspAttention",
+    "SinkhornAttention",
+    "SoftmaxAttention",
+    "functional",
+    "swap_attention",
+    "transformer",
+]

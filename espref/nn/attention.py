@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .functional import SORTS, esp_attention
-
-CAUSAL = "there is no causal ESP attention: a doubly stochastic triangular matrix is the identity"
+from .functional import differential_attention, esp_attention, sinkhorn_attention, softmax_attention
+from .sorting import SORTS
 
 
 class _Multihead(nn.Module):
@@ -91,6 +90,18 @@ def _as_boolean(mask: Tensor, name: str) -> Tensor:
     return mask == -torch.inf
 
 
+def _refuse_masks(attn_mask: Tensor | None, is_causal: bool) -> None:
+    reason = "(use key_padding_mask for padding): a doubly stochastic triangular matrix is the identity"
+    if is_causal:
+        raise ValueError(f"is_causal: expected False {reason}")
+    if attn_mask is not None:
+        raise ValueError(f"attn_mask: expected None {reason}")
+
+
+def _for_heads(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else mask[:, None]
+
+
 class EspAttention(_Multihead):
     r"""Multi-head ESP attention: doubly stochastic with sort = "balanced" or "hard", nearly so with "soft".
 
@@ -110,7 +121,17 @@ class EspAttention(_Multihead):
     bias, batch_first, device, dtype
         As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default.
 
-    Causal masks and general attention masks are refused with a ValueError.
+    Raises
+    ------
+    ValueError
+        For settings outside these ranges; for causal masks and general attention masks, because a doubly stochastic
+        triangular matrix is the identity.
+    RuntimeError
+        When the balanced scaling does not converge.
+
+    References
+    ----------
+    shahbazi2025espformer
     """
 
     def __init__(
@@ -150,10 +171,7 @@ class EspAttention(_Multihead):
             self.log_tau.add_(math.log(factor))
 
     def attend(self, q, k, v, key_padding_mask, query_padding_mask, attn_mask, is_causal, need_weights):
-        if is_causal:
-            raise ValueError(f"is_causal: {CAUSAL}")
-        if attn_mask is not None:
-            raise ValueError(f"attn_mask: expected None (use key_padding_mask for padding); {CAUSAL}")
+        _refuse_masks(attn_mask, is_causal)
         scale = q.shape[-1] ** -0.5
         return esp_attention(
             q * scale,
@@ -163,8 +181,8 @@ class EspAttention(_Multihead):
             beta=self.log_beta.exp(),
             directions=self.directions,
             sort=self.sort if self.training else self.sort_in_eval,
-            key_padding_mask=None if key_padding_mask is None else key_padding_mask[:, None],
-            query_padding_mask=None if query_padding_mask is None else query_padding_mask[:, None],
+            key_padding_mask=_for_heads(key_padding_mask),
+            query_padding_mask=_for_heads(query_padding_mask),
             need_weights=need_weights,
         )
 
@@ -173,17 +191,16 @@ class EspAttention(_Multihead):
         return f"{super().extra_repr()}, tau={tau:.3g}, beta={beta:.3g}, sort={self.sort}, in eval {self.sort_in_eval}"
 
 
-class SoftmaxAttention(_Multihead):
-    """Multi-head scaled dot-product attention on :func:`torch.nn.functional.scaled_dot_product_attention`.
+class _Looking(_Multihead):
+    """Attention that a mask may keep from looking at single pairs: causal and general masks are welcome."""
 
-    Queries without any key to look at give zeros.
-    """
-
-    def attend(self, q, k, v, key_padding_mask, query_padding_mask, attn_mask, is_causal, need_weights):
-        keep = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
+    def keep(self, q, k, key_padding_mask, query_padding_mask, attn_mask, is_causal) -> Tensor | None:
+        """True where a query may look at a key, (N or 1, H or 1, L, S); None: everywhere."""
+        if not is_causal and attn_mask is None and key_padding_mask is None and query_padding_mask is None:
+            return None
+        keep = torch.ones(1, 1, q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device)
         if is_causal:
             keep = keep.tril()
-        keep = keep.expand(q.shape[0], 1, -1, -1)
         if attn_mask is not None:
             away = _as_boolean(attn_mask, "attn_mask")
             keep = keep & ~(away.unflatten(0, (-1, self.num_heads)) if away.ndim == 3 else away)
@@ -191,12 +208,116 @@ class SoftmaxAttention(_Multihead):
             keep = keep & ~key_padding_mask[:, None, None, :]
         if query_padding_mask is not None:
             keep = keep & ~query_padding_mask[:, None, :, None]
-        some = keep.any(-1, keepdim=True)
-        output = F.scaled_dot_product_attention(q, k, v, attn_mask=keep | ~some) * some
-        if not need_weights:
-            return output, None
-        logits = (q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5
-        return output, torch.softmax(logits.masked_fill(~(keep | ~some), -torch.inf), dim=-1) * some
+        return keep
+
+
+class SoftmaxAttention(_Looking):
+    """Multi-head scaled dot-product attention on :func:`torch.nn.functional.scaled_dot_product_attention`.
+
+    Queries without any key to look at give zeros.
+    """
+
+    def attend(self, q, k, v, key_padding_mask, query_padding_mask, attn_mask, is_causal, need_weights):
+        keep = self.keep(q, k, key_padding_mask, query_padding_mask, attn_mask, is_causal)
+        return softmax_attention(q, k, v, keep=keep, need_weights=need_weights)
+
+
+class DifferentialAttention(_Looking):
+    r"""Multi-head differential attention: the difference of two softmax maps, normalised head by head.
+
+    One half of a head's coordinates makes the first map, the other the second, which is multiplied by a trained
+    $\lambda = e^{\langle a_1, b_1 \rangle} - e^{\langle a_2, b_2 \rangle} + \lambda_0$, the vectors shared by all heads.
+    Each head's output is normalised to root mean square 1 and multiplied by $1 - \lambda_0$.
+
+    Parameters
+    ----------
+    embed_dim, num_heads : int
+        With embed_dim / num_heads even.
+    lambda_init : float
+        $\lambda_0$ in [0, 1).
+    bias, batch_first, device, dtype
+        As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default.
+
+    Raises
+    ------
+    ValueError
+        For settings outside these ranges.
+
+    References
+    ----------
+    ye2024differential
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        lambda_init: float = 0.2,
+        bias: bool = True,
+        batch_first: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(embed_dim, num_heads, bias=bias, batch_first=batch_first, device=device, dtype=dtype)
+        head = embed_dim // num_heads
+        if head % 2:
+            raise ValueError(f"embed_dim: expected an even number of coordinates a head, got {head}")
+        if not 0 <= lambda_init < 1:
+            raise ValueError(f"lambda_init: expected a number in [0, 1), got {lambda_init!r}")
+        self.lambda_init = lambda_init
+        self.vectors = nn.Parameter(0.1 * torch.randn(2, 2, head // 2, device=device, dtype=dtype))
+        self.norm = nn.RMSNorm(head, device=device, dtype=dtype)
+
+    def attend(self, q, k, v, key_padding_mask, query_padding_mask, attn_mask, is_causal, need_weights):
+        keep = self.keep(q, k, key_padding_mask, query_padding_mask, attn_mask, is_causal)
+        first, second = self.vectors.prod(dim=1).sum(-1).exp()
+        mix = first - second + self.lambda_init
+        output, weights = differential_attention(q, k, v, mix=mix, keep=keep, need_weights=need_weights)
+        return self.norm(output) * (1 - self.lambda_init), weights
+
+
+class SinkhornAttention(_Multihead):
+    """Multi-head Sinkhorn attention: the softmax matrix with rows and columns normalised in turn.
+
+    ``n_iter`` counts normalisations, rows first; other parameters as in :class:`torch.nn.MultiheadAttention`, but
+    ``batch_first`` is True by default. Causal masks and general attention masks are refused with a ValueError.
+
+    References
+    ----------
+    sander2022sinkformers
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        n_iter: int = 5,
+        bias: bool = True,
+        batch_first: bool = True,
+        device=None,
+        dtype=None,
+    ) -> None:
+        super().__init__(embed_dim, num_heads, bias=bias, batch_first=batch_first, device=device, dtype=dtype)
+        if not isinstance(n_iter, int) or n_iter < 1:
+            raise ValueError(f"n_iter: expected a positive whole number, got {n_iter!r}")
+        self.n_iter = n_iter
+
+    def attend(self, q, k, v, key_padding_mask, query_padding_mask, attn_mask, is_causal, need_weights):
+        _refuse_masks(attn_mask, is_causal)
+        return sinkhorn_attention(
+            q,
+            k,
+            v,
+            n_iter=self.n_iter,
+            key_padding_mask=_for_heads(key_padding_mask),
+            query_padding_mask=_for_heads(query_padding_mask),
+            need_weights=need_weights,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, n_iter={self.n_iter}"
 
 
 def swap_attention(model: nn.Module, kind: type[_Multihead] = EspAttention, **settings: object) -> nn.Module:

@@ -78,14 +78,18 @@ class _Rows(torch.autograd.Function):
         return g.sum(1, keepdim=True) if ctx.shared else g, None
 
 
+def scores(x: Tensor, directions: Tensor) -> Tensor:
+    """<theta, x>, (B, G, N). A matrix product may round equal tokens differently; summed row by row they tie."""
+    return (x[:, None] * directions[:, None]).sum(-1)
+
+
 def soft_sort(
-    x: Tensor, directions: Tensor, real: Tensor | None, tau: Tensor | None, options: Options
+    s: Tensor, squares: Tensor, real: Tensor | None, tau: Tensor | None, options: Options
 ) -> tuple[Sorter, Tensor]:
-    """The soft sorts of tokens x (B, N, E) along G directions, and 1^T P |x|^2 (B, G).
+    """The soft sorts of scores s (B, G, N), and 1^T P squares (B, G) for squares (B, N).
 
     Padded tokens stand behind the real ones, and carry nothing.
     """
-    s = torch.einsum("bne,ge->bgn", x, directions)
     keys = s.detach() if real is None else s.detach().masked_fill(~real[:, None], torch.inf)
     order = keys.argsort(dim=-1, stable=True)
     ordered = s.gather(-1, order)
@@ -97,11 +101,10 @@ def soft_sort(
     tied = tau is not None or ((ordered[..., 1:] == ordered[..., :-1]) & (mask[..., 1:] > 0)).any()
     kernel = laplace(ordered.flatten(0, 1), tau) if tied and (tau is None or options.power == 1) else None
     sort = Sorter(order, ordered, mask, None if real is None else mask, tau, kernel)
-    squares = x.square().sum(-1)  # (B, N)
     if options.sort == "balanced":
         d = _balance(sort, mask)
         total = squares.sum(-1, keepdim=True) if real is None else (squares * real).sum(-1, keepdim=True)
-        return sort._replace(left=d, right=d), total.expand(-1, len(directions))
+        return sort._replace(left=d, right=d), total.expand(-1, s.shape[1])
     ranked = sort.ranked(squares[:, None, :, None])
     sums = sort.product(torch.cat([mask[..., None], ranked], dim=-1))  # (B, G, N, 2)
     left = mask / torch.where(mask > 0, sums[..., 0], torch.ones_like(mask))

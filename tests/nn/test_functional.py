@@ -10,7 +10,7 @@ from espref import marginal_defect, planfree_attention
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
 from espref.nn import functional as F  # noqa: E402
-from espref.nn import scan  # noqa: E402
+from espref.nn import scan, streaming  # noqa: E402
 
 SORTS = ("soft", "balanced", "hard")
 DOUBLE = torch.float64
@@ -59,7 +59,7 @@ def test_slice_groups_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """One slice at a time gives what all at once give: the running softmax is exact."""
     q, k, v = tokens(30, 30, 8)
     whole = F.esp_attention(q, k, v, tau=0.1, beta=3.0).output
-    monkeypatch.setattr(F, "GROUP", 1)
+    monkeypatch.setattr(streaming, "GROUP", 1)
     torch.testing.assert_close(F.esp_attention(q, k, v, tau=0.1, beta=3.0).output, whole, rtol=0, atol=1e-13)
 
 
@@ -203,7 +203,7 @@ def test_kept_and_recomputed_gradients_agree(sort: str, monkeypatch: pytest.Monk
     q, k, v = (x.requires_grad_() for x in tokens(90, 90))
     grads = []
     for keep in (0, 2**23):
-        monkeypatch.setattr(F, "KEEP", keep)
+        monkeypatch.setattr(streaming, "KEEP", keep)
         grads.append(
             torch.autograd.grad(F.esp_attention(q, k, v, tau=0.2, beta=1.0, sort=sort).output[0].sum(), (q, k, v))
         )

@@ -1,0 +1,200 @@
+r"""The expected output of all slices without a plan, a few slices at a time, and its gradient.
+
+Per slice: soft sorts as diag(left) K diag(right) Pi with K in linear time, the monotone plan between their ranks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .sorting import Options, Sorter, scores, soft_sort
+
+#: Elements (batch x slices x tokens x coordinates) worked on at once.
+GROUP = 2**20
+#: Elements of all slices up to which their terms are kept for the backward, which else computes them again.
+KEEP = 2**23
+
+
+class _Ranks(NamedTuple):
+    """The monotone plan A[n_i, m_i] between ranks, one for each batch item, by its pieces."""
+
+    source: Tensor  # (B, pieces)
+    target: Tensor
+    mass: Tensor  # (B, pieces)
+
+    def apply(self, x: Tensor, n: int) -> Tensor:
+        """A x: target ranks (B, G, M, E) to source ranks (B, G, N, E)."""
+        shape = (x.shape[0], x.shape[1], self.target.shape[1], x.shape[3])
+        pieces = x.gather(2, self.target[:, None, :, None].expand(shape)) * self.mass[:, None, :, None]
+        result = x.new_zeros(x.shape[0], x.shape[1], n, x.shape[3])
+        return result.scatter_add(2, self.source[:, None, :, None].expand(shape), pieces)
+
+
+def _ranks(q: Tensor, k: Tensor, options: Options) -> _Ranks | None:
+    """Pieces in whole numbers: rank i of n ends at i m, rank j of m at j n; mass 1 in all. None for A = 1/n."""
+    (batch, n, _), m = q.shape, k.shape[1]
+    if options.query_real is None and options.key_real is None and n == m:
+        return None
+    ones = torch.ones(batch, 1, dtype=torch.long, device=q.device)
+    real_n = n * ones if options.query_real is None else options.query_real.sum(-1, keepdim=True)
+    real_m = m * ones if options.key_real is None else options.key_real.sum(-1, keepdim=True)
+    both = (real_n * real_m).clamp(min=1)
+    ends_n = ((torch.arange(n, device=q.device) + 1) * real_m).minimum(both)
+    ends_m = ((torch.arange(m, device=q.device) + 1) * real_n).minimum(both)
+    ends, order = torch.cat([ends_n, ends_m], dim=1).sort(dim=1, stable=True)
+    of_source = order < n
+    source = (of_source.cumsum(1) - of_source.long()).clamp(max=n - 1)
+    target = ((~of_source).cumsum(1) - (~of_source).long()).clamp(max=m - 1)
+    mass = torch.diff(ends, dim=1, prepend=torch.zeros_like(ends[:, :1])).to(q.dtype) / both
+    return _Ranks(source, target, mass * ((real_n > 0) & (real_m > 0)))
+
+
+def real_count(x: Tensor, real: Tensor | None) -> Tensor:
+    """Number of real tokens, (B, 1), at least 1."""
+    if real is None:
+        return x.new_full((len(x), 1), x.shape[1])
+    return real.sum(-1, keepdim=True).clamp(min=1).to(x.dtype)
+
+
+def _centre(k: Tensor, real: Tensor | None) -> Tensor:
+    """The mean of the real keys, (B, 1, E), as a constant."""
+    if real is None:
+        return k.detach().mean(dim=1, keepdim=True)
+    kept = real[..., None].to(k.dtype)
+    return (k.detach() * kept).sum(1, keepdim=True) / kept.sum(1, keepdim=True).clamp(min=1)
+
+
+class _Dots(torch.autograd.Function):
+    """Inner products of rows: x (..., E) with the first coordinates of z (..., E + Ev), y (..., Ev) with the others."""
+
+    @staticmethod
+    def forward(ctx, x, y, z):
+        ctx.save_for_backward(x, y, z)
+        dim = x.shape[-1]
+        return (x * z[..., :dim]).sum(-1), (y * z[..., dim:]).sum(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, first, second):
+        x, y, z = ctx.saved_tensors
+        dim, z_grad = x.shape[-1], torch.empty_like(z)
+        torch.mul(first[..., None], x, out=z_grad[..., :dim])
+        torch.mul(second[..., None], y, out=z_grad[..., dim:])
+        return first[..., None] * z[..., :dim], second[..., None] * z[..., dim:], z_grad
+
+
+class _Terms(NamedTuple):
+    """What output and gradients of G slices are made of."""
+
+    source: Sorter
+    squares: Tensor  # (B, G)  mean of |query|^2 and |key|^2 under the marginals of the plans
+    pushed: Tensor  # (B, G, N, E)  the queries, ranked and smoothed: source.left * pushed = P q
+    pulled: Tensor  # (B, G, N, E + Ev)  keys and values at the ranks of the queries:
+    masses: Tensor  # (B, G, N)  masses * pulled = source.left * A Q [k, v]
+
+
+def _terms(q: Tensor, k: Tensor, v: Tensor, directions: Tensor, tau: Tensor | None, options: Options) -> _Terms:
+    ranks = _ranks(q, k, options)
+    q_scores, k_scores = scores(q, directions), scores(k, directions)
+    centre = _centre(k, options.key_real)  # plans and weights do not notice, and the costs cancel less
+    q, k = q - centre, k - centre
+    source, squares_q = soft_sort(q_scores, q.square().sum(-1), options.query_real, tau, options)
+    target, squares_k = soft_sort(k_scores, k.square().sum(-1), options.key_real, tau, options)
+    squares = squares_q / real_count(q, options.query_real) + squares_k / real_count(k, options.key_real)
+    pulled = target.product(target.ranked(torch.cat([k, v], dim=-1)[:, None]))
+    if ranks is None:
+        masses = source.left * target.left / q.shape[1]
+    else:
+        pulled, masses = ranks.apply(target.left[..., None] * pulled, q.shape[1]), source.left
+    return _Terms(source, squares, source.product(source.ranked(q[:, None])), pulled, masses)
+
+
+class _Streamed(torch.autograd.Function):
+    """sum_l w_l output_l with w = softmax(-beta costs), a few slices at a time; the backward computes them again.
+
+    With g the gradient of the output, slice l receives w_l g on its output and -beta w_l (<g, output_l> - <g, output>)
+    on its cost. Costs and inner products <g, output_l> are both sums over ranks of P (.) times A Q (.).
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, directions, tau, beta, options, group):
+        dim, count = q.shape[-1], real_count(q, options.query_real)
+        inputs = [x.detach() for x in (q, k, v, directions, tau)]
+        keep = any(ctx.needs_input_grad) and not options.straight_through
+        keep = keep and len(directions) * len(q) * max(q.shape[1], k.shape[1]) * (dim + v.shape[2]) <= KEEP
+        if keep:
+            inputs = [x.requires_grad_() for x in inputs]
+        top = q.new_full((len(q),), -torch.inf)
+        total, output, costs, kept = torch.zeros_like(top), q.new_zeros(len(q), q.shape[1], v.shape[2]), [], []
+        for start in range(0, len(directions), group):
+            with torch.set_grad_enabled(keep):
+                terms = _part(inputs, slice(start, start + group), options)
+            if keep:
+                kept.append(terms)
+            pushed, pulled, masses = terms.pushed.detach(), terms.pulled.detach(), terms.masses.detach()
+            cross = (masses * (pushed * pulled[..., :dim]).sum(-1)).sum(-1)
+            cost = terms.squares.detach() - 2 * cross  # (B, G)
+            weighted = (masses * count[:, :, None])[..., None] * pulled[..., dim:]
+            with torch.no_grad():
+                outputs = terms.source.unranked(terms.source.product(weighted))  # (B, G, N, Ev)
+            logits = -beta * cost
+            new_top = torch.maximum(top, logits.amax(1))
+            weights, scale = torch.exp(logits - new_top[:, None]), torch.exp(top - new_top)
+            output = output * scale[:, None, None] + torch.einsum("bg,bgne->bne", weights, outputs)
+            total, top = total * scale + weights.sum(1), new_top
+            costs.append(cost)
+        output = output / total[:, None, None]
+        ctx.save_for_backward(q, k, v, directions, tau, beta, output, torch.cat(costs, dim=1))
+        ctx.options, ctx.group, ctx.kept = options, group, (inputs, kept) if keep else None
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        q, k, v, directions, tau, beta, output, costs = ctx.saved_tensors
+        options = ctx.options
+        if options.sort == "hard" and options.straight_through:
+            options = options._replace(sort="soft")
+        weights = torch.softmax(-beta * costs, dim=1)  # (B, L)
+        mean = (g * output).sum((1, 2))  # (B,)
+        g = g * real_count(q, options.query_real)[:, :, None]
+        inputs, kept = ctx.kept or ([x.detach().requires_grad_() for x in (q, k, v, directions, tau)], [])
+        ctx.kept = None
+        sums, beta_grad = [torch.zeros_like(x) for x in inputs], torch.zeros_like(beta)
+        for number, start in enumerate(range(0, len(directions), ctx.group)):
+            part = slice(start, start + ctx.group)
+            with torch.enable_grad():
+                terms = kept[number] if kept else _part(inputs, part, options)
+                looked = terms.source.product(terms.source.ranked(g[:, None]))  # (B, G, N, Ev)
+                cross, inner = _Dots.apply(terms.pushed, looked, terms.pulled)
+                cost = terms.squares - 2 * (terms.masses * cross).sum(-1)  # (B, G)
+                inner = (terms.masses * inner).sum(-1)  # (B, G)  <g, output_l>
+            along = weights[:, part] * (inner.detach() - mean[:, None])  # (B, G)
+            beta_grad = beta_grad - (along * costs[:, part]).sum()
+            grads = torch.autograd.grad([inner, cost], inputs, [weights[:, part], -beta * along], allow_unused=True)
+            sums = [s if grad is None else s + grad for s, grad in zip(sums, grads, strict=True)]
+        return (*sums, beta_grad, None, None)
+
+
+def _part(inputs: list[Tensor], part: slice, options: Options) -> _Terms:
+    q, k, v, directions, tau = inputs
+    return _terms(q, k, v, directions[part], None if options.sort == "hard" else tau, options)
+
+
+def streamed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    directions: Tensor,
+    tau: Tensor,
+    beta: Tensor,
+    options: Options,
+    least: bool = False,
+) -> Tensor:
+    """N sum_l w_l U_l v, (B, N, Ev), for (B, N, E), (B, M, E), (B, M, Ev); ``least`` memory: one slice at a time."""
+    per_slice = len(q) * max(q.shape[1], k.shape[1]) * max(q.shape[2], v.shape[2])
+    group = 1 if least else max(1, min(len(directions), GROUP // max(per_slice, 1)))
+    return _Streamed.apply(q, k, v, directions, tau, beta, options, group)
