@@ -226,7 +226,7 @@ class DifferentialAttention(_Looking):
     r"""Multi-head differential attention: the difference of two softmax maps, normalised head by head.
 
     One half of a head's coordinates makes the first map, the other the second, which is multiplied by a trained
-    $\lambda = e^{\langle a_1, b_1 \rangle} - e^{\langle a_2, b_2 \rangle} + \lambda_0$, the vectors shared by all heads.
+    $\lambda = e^{\langle a_1, b_1 \rangle} - e^{\langle a_2, b_2 \rangle} + \lambda_0$, whose vectors all heads share.
     Each head's output is normalised to root mean square 1 and multiplied by $1 - \lambda_0$.
 
     Parameters

@@ -54,7 +54,7 @@ def test_esp_module_is_the_function_between_projections(sort: str) -> None:
 def test_causal_and_general_masks_are_refused() -> None:
     """With the reason: doubly stochastic and triangular is the identity."""
     module, x = EspAttention(8, 2), torch.randn(1, 4, 8)
-    with pytest.raises(ValueError, match="is_causal: .*triangular matrix is the identity"):
+    with pytest.raises(ValueError, match=r"is_causal: .*triangular matrix is the identity"):
         module(x, x, x, is_causal=True)
     with pytest.raises(ValueError, match="attn_mask"):
         module(x, x, x, attn_mask=torch.ones(4, 4, dtype=torch.bool).triu(1))

@@ -7,6 +7,7 @@ import pytest
 
 from espref import esp_attention as specification
 from espref import marginal_defect, planfree_attention
+from espref import sinkhorn_attention as sinkhorn_specification
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
 from espref.nn import functional as F  # noqa: E402
@@ -226,3 +227,84 @@ def test_kernel_and_its_gradients_equal_the_dense_ones(size: int, tied: bool) ->
     torch.testing.assert_close(found, dense, rtol=1e-12, atol=1e-12)
     for one, other in zip(*(torch.autograd.grad(y, (s, tau, x), g) for y in (found, dense)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_equal_tokens_tie_in_every_direction(sort: str) -> None:
+    """Duplicates have equal scores along free slicers, wherever they stand: as NumPy has it, and equal outputs."""
+    q, k, v = tokens(40, 40, 7)
+    rows = torch.tensor(np.random.default_rng(5).integers(0, 9, size=40))
+    q, k = q[rows], k[rows.flip(0)]
+    slicers = torch.tensor(np.random.default_rng(6).normal(size=(11, 7)))
+    found = F.esp_attention(q, k, v, tau=0.05, beta=0.4, directions=slicers, sort=sort).output
+    plain = specification(q, k, v, tau=0.05, beta=0.4, directions=slicers, sort=sort).output
+    np.testing.assert_allclose(found, plain, rtol=0, atol=1e-12)
+    first = torch.stack([torch.nonzero(rows == r)[0, 0] for r in rows])
+    np.testing.assert_allclose(found, found[first], rtol=0, atol=1e-13)
+
+
+def test_tiny_spread_far_from_zero_is_still_sorted() -> None:
+    """Tokens around 1 that differ by a few rounding units keep their order: centring comes after sorting."""
+    v = torch.eye(6, dtype=DOUBLE)
+    steps = torch.tensor([3, 0, 5, 1, 4, 2], dtype=DOUBLE)
+    q = (1.0 + steps * 2.0**-52)[:, None]
+    k = torch.cat([torch.full((1, 1), -(2.0**40), dtype=DOUBLE), q[1:]])  # the mean of the keys is far from the rest
+    plan = F.esp_attention(q, k, v, tau=1.0, beta=0.0, sort="hard").output
+    ranks_q, ranks_k = q[:, 0].argsort(), k[:, 0].argsort()
+    expected = torch.zeros(6, 6, dtype=DOUBLE)
+    expected[ranks_q, ranks_k] = 1.0
+    torch.testing.assert_close(plan, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("n", "m"), [(9, 9), (12, 5), (1, 7)])
+@pytest.mark.parametrize("n_iter", [1, 2, 5, 20])
+def test_sinkhorn_equals_numpy(n: int, m: int, n_iter: int) -> None:
+    """Output and matrix of every number of normalisations, and one normalisation is softmax attention."""
+    q, k, v = tokens(n, m)
+    plain = sinkhorn_specification(q, k, v, n_iter=n_iter)
+    found = F.sinkhorn_attention(3 * q, k / 3, v, n_iter=n_iter, need_weights=True)
+    np.testing.assert_allclose(found.output, plain.output, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.weights, plain.matrix, rtol=0, atol=1e-12)
+    softmax = F.softmax_attention(q, k, v, need_weights=True)
+    np.testing.assert_allclose(softmax.weights, F.sinkhorn_attention(q, k, v, n_iter=1, need_weights=True).weights)
+    np.testing.assert_allclose(softmax.output, softmax.weights @ v, rtol=0, atol=1e-13)
+
+
+def test_sinkhorn_padding_equals_unpadded() -> None:
+    """Different real lengths in one batch: as on the real tokens alone, gradients too; nothing real gives zeros."""
+    q, k, v = (torch.randn(4, n, 3, dtype=DOUBLE).requires_grad_() for n in (8, 6, 6))
+    query_pad, key_pad = torch.zeros(4, 8, dtype=torch.bool), torch.zeros(4, 6, dtype=torch.bool)
+    lengths = [(8, 6), (5, 2), (1, 6), (3, 0)]
+    for item, (n, m) in enumerate(lengths):
+        query_pad[item, n:], key_pad[item, m:] = True, True
+    masks = {"key_padding_mask": key_pad, "query_padding_mask": query_pad}
+    found = F.sinkhorn_attention(q, k, v, n_iter=6, **masks, need_weights=True)
+    grads = torch.autograd.grad(found.output.square().sum(), (q, k, v))
+    for item, (n, m) in enumerate(lengths):
+        alone = torch.zeros(n, 3, dtype=DOUBLE)
+        expected = [torch.zeros_like(x[item]) for x in (q, k, v)]
+        if m:
+            parts = [x[item, :size].detach().requires_grad_() for x, size in ((q, n), (k, m), (v, m))]
+            alone = F.sinkhorn_attention(*parts, n_iter=6).output
+            for part, whole in zip(torch.autograd.grad(alone.square().sum(), parts), expected, strict=True):
+                whole[: len(part)] = part
+        torch.testing.assert_close(found.output[item, :n], alone, rtol=0, atol=1e-13)
+        assert not found.output[item, n:].any() and not found.weights[item, :, m:].any()
+        for grad, whole in zip(grads, expected, strict=True):
+            torch.testing.assert_close(grad[item], whole, rtol=0, atol=1e-12)
+
+
+def test_differential_is_a_difference_of_two_softmax_maps() -> None:
+    """Matrix and output from explicit exponentials; rows sum to 1 - mix; a mask keeps its pairs at zero."""
+    q, k, v = tokens(7, 5)
+    keep = torch.rand(7, 5, generator=torch.Generator().manual_seed(0)) < 0.6
+    keep[3] = False
+    found = F.differential_attention(q, k, v, mix=torch.tensor(0.3, dtype=DOUBLE), keep=keep, need_weights=True)
+    maps = []
+    for half in (slice(0, 2), slice(2, 4)):
+        entries = np.exp(q[:, half].numpy() @ k[:, half].numpy().T / np.sqrt(2)) * keep.numpy()
+        maps.append(entries / np.where(keep.any(1)[:, None], entries.sum(1, keepdims=True), 1.0))
+    matrix = maps[0] - 0.3 * maps[1]
+    np.testing.assert_allclose(found.weights, matrix, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(found.output, matrix @ v.numpy(), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(found.weights.sum(1)[keep.any(1)], 0.7, rtol=0, atol=1e-13)
