@@ -177,3 +177,23 @@ def _sinkhorn(figure: Figure) -> None:
     ax.semilogy(counts, defects, "o-", ms=4)
     ax.semilogy(3, defects[1], "s", color=TARGET, ms=9)
     ax.set(xlabel="normalisations", ylabel="deviation of the marginals")
+
+
+@picture(
+    "nn.esp-decoder-does-not-see-the-future",
+    "Change of the output at each of twenty target tokens when only the last token changes: with softmax cross "
+    "attention zero before the last, with ESP cross attention not.",
+)
+def _future(figure: Figure) -> None:
+    rng = _first_seed()
+    target, source, values = rng.normal(size=(20, 4)), rng.normal(size=(24, 4)), rng.normal(size=(24, 4))
+    other = target.copy()
+    other[-1] += 1.0
+    ax = figure.subplots()
+    for name, compute in (
+        ("softmax", lambda q: es.softmax_attention(q, source, values).output),
+        ("ESP", lambda q: es.esp_attention(q, source, values, tau=0.1, beta=1.0).output),
+    ):
+        ax.plot(range(1, 21), np.linalg.norm(compute(other) - compute(target), axis=1), "o-", ms=4, label=name)
+    ax.set(xlabel="target token", ylabel="change of the output")
+    ax.legend(fontsize=8)

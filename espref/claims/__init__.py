@@ -12,6 +12,7 @@ from . import solvers  # isort: skip
 from . import softsort  # isort: skip
 from . import softplan  # isort: skip
 from . import attention  # isort: skip
+from . import nn  # isort: skip
 from .ledger import LEDGER, Claim, Companion, Outcome, claim, run, run_claim
 from .problems import Problem, real_problems, synthetic_problems, user_problem
 
@@ -28,6 +29,7 @@ __all__ = [
     "expected",
     "lift",
     "line",
+    "nn",
     "real_problems",
     "run",
     "run_claim",

@@ -1,0 +1,413 @@
+"""Chapter 10 of the ledger: the PyTorch module. Checks import torch when they run; without it they are skipped."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import attention, lift
+from .ledger import claim
+
+TORCH: tuple[str, ...] = ("torch",)
+SORTS = ("soft", "balanced", "hard")
+
+
+def _functions() -> Any:
+    from ..nn import functional
+
+    return functional
+
+
+def _tokens(rng: np.random.Generator, n: int, m: int, dim: int = 4, values: int = 3) -> list[Any]:
+    """Queries, keys and values in float64."""
+    import torch
+
+    return [torch.tensor(rng.normal(size=size)) for size in ((n, dim), (m, dim), (m, values))]
+
+
+def _largest(x: Any) -> float:
+    return float(abs(x).max())
+
+
+def _apart(found: Any, plain: attention.Attention) -> float:
+    """Largest difference between outputs and matrices of a torch function and of its specification."""
+    return max(_largest(found.output.numpy() - plain.output), _largest(found.weights.numpy() - plain.matrix))
+
+
+@claim(
+    "nn.equals-the-specification",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-11,
+    needs=TORCH,
+    source="shahbazi2025espformer",
+    statement=r"Output and matrix of `espref.nn.functional.esp_attention` in float64 are those of "
+    r"`espref.esp_attention`: soft, balanced and hard sorts, both kernels, along the axes and along free slicers, for "
+    r"$n = m$ and $n \ne m$. Largest difference of an entry.",
+)
+def equals_specification(rng: np.random.Generator) -> float:
+    """Two implementations of one definition, by matrices there, by recurrences here."""
+    import torch
+
+    worst = 0.0
+    for (n, m), sort, power, free in itertools.product(((40, 40), (37, 52)), SORTS, (1, 2), (False, True)):
+        tokens = _tokens(rng, n, m)
+        directions = rng.normal(size=(5, 4)) if free else None
+        plain = attention.esp_attention(*tokens, tau=0.2, beta=1.3, directions=directions, sort=sort, power=power)
+        found = _functions().esp_attention(
+            *tokens,
+            tau=0.2,
+            beta=1.3,
+            directions=None if directions is None else torch.tensor(directions),
+            sort=sort,
+            power=power,
+            need_weights=True,
+        )
+        worst = max(worst, _apart(found, plain))
+    return worst
+
+
+@claim(
+    "nn.gradients-are-derivatives",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-6,
+    needs=TORCH,
+    source="",
+    statement=r"The gradients of soft and balanced ESP attention in queries, keys, values, $\tau$, $\beta$ and slicers "
+    r"are the difference quotients of the NumPy specification. Largest deviation, relative to the largest derivative.",
+)
+def gradients(rng: np.random.Generator) -> float:
+    """Central differences of step 1e-5 along random lines: their own error is of order 1e-10 over the step's square."""
+    import torch
+
+    worst, step = 0.0, 1e-5
+    for sort, (n, m) in itertools.product(("soft", "balanced"), ((9, 9), (7, 11))):
+        tensors = [*_tokens(rng, n, m, 3), torch.tensor(rng.normal(size=(4, 3))), torch.tensor([0.3]).double()]
+        tensors = [x.requires_grad_() for x in [*tensors, torch.tensor([0.7]).double()]]
+        g = torch.tensor(rng.normal(size=(n, 3)))
+
+        def value(compute: Callable[..., Any], inputs: list[Any], sort: str = sort) -> Any:
+            q, k, v, slicers, tau, beta = inputs
+            return compute(q, k, v, directions=slicers, tau=tau[0], beta=beta[0], sort=sort).output
+
+        output = value(_functions().esp_attention, tensors)
+        found = torch.autograd.grad((output * g).sum(), tensors)
+        for place, grad in enumerate(found):
+            line = torch.tensor(rng.normal(size=tuple(grad.shape)))
+            ends = []
+            for sign in (1, -1):
+                moved = [x.detach().numpy() for x in tensors]
+                moved[place] = moved[place] + sign * step * line.numpy()
+                ends.append(float((value(attention.esp_attention, moved) * g.numpy()).sum()))
+            quotient = (ends[0] - ends[1]) / (2 * step)
+            scale = max(1.0, abs(quotient), float(grad.norm() * line.norm()))
+            worst = max(worst, abs(float((grad * line).sum()) - quotient) / scale)
+    return worst
+
+
+def _padded(rng: np.random.Generator, masked: bool) -> float:
+    """Items of different lengths in one batch against each alone; padding holds large numbers."""
+    import torch
+
+    functions, worst = _functions(), 0.0
+    lengths, size = [(9, 12), (12, 5), (1, 1), (14, 14)], (14, 14)
+    for sort in SORTS:
+        q, k, v = (torch.tensor(1e2 * rng.normal(size=(4, n, 3))) for n in (*size, size[1]))
+        pads = [torch.ones(4, n, dtype=torch.bool) for n in size]
+        alone = []
+        for item, (n, m) in enumerate(lengths):
+            parts = _tokens(rng, n, m, 3)
+            q[item, :n], k[item, :m], v[item, :m] = parts
+            pads[0][item, :n], pads[1][item, :m] = False, False
+            alone.append(functions.esp_attention(*parts, tau=0.1, beta=1.0, sort=sort).output)
+        masks = dict(zip(("query_padding_mask", "key_padding_mask"), pads, strict=True)) if masked else {}
+        found = functions.esp_attention(q, k, v, tau=0.1, beta=1.0, sort=sort, **masks).output
+        for item, (n, _) in enumerate(lengths):
+            worst = max(worst, _largest(found[item, :n] - alone[item]))
+            worst = max(worst, float(abs(found[item, n:]).sum())) if masked else worst
+    return worst
+
+
+@claim(
+    "nn.padding-changes-nothing",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-11,
+    needs=TORCH,
+    source="",
+    statement=r"With padding masks, the plan of a batch item is the one between its real tokens: outputs are those of "
+    r"the item alone, and zero at padded queries, whatever the padding holds. Largest difference.",
+)
+def padding(rng: np.random.Generator) -> float:
+    """Real tokens stand first in rank, padded ones carry no mass, and the rank coupling is of the real numbers."""
+    return _padded(rng, masked=True)
+
+
+@padding.without("the masks", at_least=0.1)
+def unmasked(rng: np.random.Generator) -> float:
+    """Padding taken for tokens."""
+    return _padded(rng, masked=False)
+
+
+def _elements(call: Callable[[], Any]) -> tuple[int, int]:
+    """Elements of the largest tensor that a call makes, and of all together."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest, total = 0, 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal largest, total
+            result = function(*args, **(kwargs or {}))
+            for part in result if isinstance(result, (tuple, list)) else [result]:
+                if isinstance(part, torch.Tensor):
+                    largest, total = max(largest, part.numel()), total + part.numel()
+            return result
+
+    with Watch():
+        call()
+    return largest, total
+
+
+def _forward_and_backward(n: int, compute: Callable[..., Any]) -> Callable[[], None]:
+    import torch
+
+    generator = torch.Generator().manual_seed(n)
+    tokens = [torch.randn(n, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    return lambda: compute(*tokens).output.sum().backward()
+
+
+def _esp(q: Any, k: Any, v: Any) -> Any:
+    return _functions().esp_attention(q, k, v, tau=0.1, beta=1.0)
+
+
+@claim(
+    "nn.no-plan-is-built",
+    kind="theorem",
+    on="fixed",
+    tolerance=0.1,
+    needs=TORCH,
+    source="",
+    statement=r"Forward and backward of ESP attention hold no $n \times m$ matrix: at $n = m = 4096$ and $d = 4$ the "
+    r"largest tensor, as a part of $n m$.",
+)
+def no_plan() -> float:
+    """Every tensor that PyTorch makes is looked at; the largest are the kernels inside chunks, 16 numbers a token."""
+    return _elements(_forward_and_backward(4096, _esp))[0] / 4096**2
+
+
+@no_plan.without("the recurrences: dense Sinkhorn attention", at_least=1.0)
+def dense() -> float:
+    """Its matrix is the first thing that it makes."""
+    return _elements(_forward_and_backward(512, lambda *tokens: _functions().sinkhorn_attention(*tokens)))[0] / 512**2
+
+
+def _slope(compute: Callable[..., Any], sizes: tuple[int, ...]) -> float:
+    work = [_elements(_forward_and_backward(n, compute))[1] for n in sizes]
+    return float(np.polyfit(np.log(sizes), np.log(work), 1)[0])
+
+
+@claim(
+    "nn.linear-work",
+    kind="measurement",
+    on="fixed",
+    tolerance=1.1,
+    needs=TORCH,
+    source="",
+    statement=r"Numbers written by forward and backward of soft ESP attention grow linearly: log-log slope from "
+    r"$n = 1024$ to $8192$. Sorting, one call, is counted as what it writes.",
+)
+def linear_work() -> float:
+    """Counted, not timed, so that it is the same on every machine."""
+    return _slope(_esp, (1024, 2048, 4096, 8192))
+
+
+@linear_work.without("the recurrences: dense Sinkhorn attention", at_least=1.8)
+def quadratic_work() -> float:
+    """Each normalisation writes a matrix."""
+    return _slope(lambda *tokens: _functions().sinkhorn_attention(*tokens), (128, 256, 512))
+
+
+@claim(
+    "nn.finite-at-every-tau",
+    kind="measurement",
+    on="seed",
+    tolerance=1e-5,
+    needs=TORCH,
+    source="",
+    statement=r"In float32, for $\tau$ from $10^{-6}$ to $10^6$ and $n = 300$: soft ESP attention and its gradients "
+    r"are finite, and the entries of its matrix sum to $n$. Largest relative deviation of that sum.",
+)
+def every_tau(rng: np.random.Generator) -> float:
+    """Every exponent is at most 0, so nothing overflows; a sum of kernels is at least its own term, 1."""
+    import torch
+
+    q, k, _ = (x.float() for x in _tokens(rng, 300, 300))
+    ones, worst = torch.ones(300, 1), 0.0
+    for tau in 10.0 ** np.arange(-6, 7):
+        q, k = q.detach().requires_grad_(), k.detach().requires_grad_()
+        sums = _functions().esp_attention(k, q, ones, tau=tau, beta=1.0).output
+        gradients = torch.autograd.grad((sums * torch.arange(300.0)[:, None]).sum(), (q, k))
+        if not all(torch.isfinite(g).all() for g in gradients):
+            return np.inf
+        worst = max(worst, abs(float(sums.detach().double().sum()) / 300 - 1))
+    return worst
+
+
+@claim(
+    "nn.balanced-in-float32",
+    kind="theorem",
+    on="seed",
+    tolerance=2e-5,
+    needs=TORCH,
+    source="",
+    statement=r"In float32, balanced and hard ESP attention have row sums 1 and column sums $n / m$, for $n = m$ and "
+    r"$n \ne m$. Largest relative deviation.",
+)
+def balanced_float32(rng: np.random.Generator) -> float:
+    """Scaled until the sums are 1 to a few rounding errors."""
+    return max(_defect(rng, sort) for sort in ("balanced", "hard"))
+
+
+@balanced_float32.without("balance: the soft sort at $\\tau = 0.1$", at_least=0.05)
+def unbalanced_float32(rng: np.random.Generator) -> float:
+    """The columns of SoftSort do not sum to 1."""
+    return _defect(rng, "soft")
+
+
+def _defect(rng: np.random.Generator, sort: str) -> float:
+    worst = 0.0
+    for n, m in ((64, 64), (40, 57)):
+        tokens = [x.float() for x in _tokens(rng, n, m)]
+        found = _functions().esp_attention(*tokens, tau=0.1, beta=1.0, sort=sort, need_weights=True)
+        worst = max(worst, lift.marginal_defect(found.weights.double().numpy() / n))
+    return worst
+
+
+@claim(
+    "nn.annealing-ends-in-the-hard-sort",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-10,
+    needs=TORCH,
+    source="shahbazi2025espformer, prillo2020softsort",
+    statement=r"Without ties, soft ESP attention at $\tau = 10^{-9}$ is the hard one: a model trained with falling "
+    r"$\tau$ may be evaluated with the hard sort. Largest difference of outputs.",
+)
+def annealed(rng: np.random.Generator) -> float:
+    r"""Neighbouring scores are some $10^{-4}$ apart, so that the kernel of different scores is $e^{-10^5} = 0$."""
+    tokens = _tokens(rng, 50, 50)
+    soft, hard = (
+        _functions().esp_attention(*tokens, tau=1e-9, beta=1.0, sort=sort).output for sort in ("soft", "hard")
+    )
+    return _largest(soft - hard)
+
+
+@annealed.without("annealing: $\\tau = 0.1$", at_least=1e-2)
+def not_annealed(rng: np.random.Generator) -> float:
+    """Switching to the hard sort without annealing changes the model."""
+    tokens = _tokens(rng, 50, 50)
+    soft, hard = (_functions().esp_attention(*tokens, tau=0.1, beta=1.0, sort=sort).output for sort in ("soft", "hard"))
+    return _largest(soft - hard)
+
+
+@claim(
+    "nn.sinkhorn-equals-the-specification",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    needs=TORCH,
+    source="sander2022sinkformers",
+    statement=r"Output and matrix of `espref.nn.functional.sinkhorn_attention` are those of "
+    r"`espref.sinkhorn_attention`, for 1, 4 and 9 normalisations. Largest difference of an entry.",
+)
+def sinkhorn_equals(rng: np.random.Generator) -> float:
+    """Two implementations of one definition."""
+    worst = 0.0
+    for (n, m), n_iter in itertools.product(((20, 20), (13, 21)), (1, 4, 9)):
+        tokens = _tokens(rng, n, m)
+        plain = attention.sinkhorn_attention(*tokens, n_iter=n_iter)
+        found = _functions().sinkhorn_attention(*tokens, n_iter=n_iter, need_weights=True)
+        worst = max(worst, _apart(found, plain))
+    return worst
+
+
+@claim(
+    "nn.swap-keeps-the-projections",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    needs=TORCH,
+    source="",
+    statement=r"`swap_attention` carries the projections over: a stock encoder whose attention is exchanged for "
+    r"`SoftmaxAttention` computes what it did before. Largest difference of outputs.",
+)
+def swap(rng: np.random.Generator) -> float:
+    """The two compute the same function of the same weights."""
+    return _swapped(rng, "SoftmaxAttention")
+
+
+@swap.without("softmax: ESP attention with the same projections", at_least=1e-2)
+def swap_esp(rng: np.random.Generator) -> float:
+    """Another attention is another function; it has to be fine-tuned."""
+    return _swapped(rng, "EspAttention")
+
+
+def _swapped(rng: np.random.Generator, kind: str) -> float:
+    import torch
+
+    from .. import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**31)))
+        layer = torch.nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True, dtype=torch.float64)
+        model = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+        x = torch.randn(3, 7, 16, dtype=torch.float64)
+    with torch.no_grad():
+        before = model(x)
+        return _largest(nn.swap_attention(model, getattr(nn, kind))(x) - before)
+
+
+@claim(
+    "nn.esp-decoder-does-not-see-the-future",
+    kind="refutation",
+    on="seed",
+    tolerance=1e-6,
+    needs=TORCH,
+    source="",
+    statement=r"“A teacher-forced decoder with causal self-attention and ESP cross attention does not see later target "
+    r"tokens.” It does: the largest change of earlier outputs when only the last target token changes.",
+)
+def future(rng: np.random.Generator) -> float:
+    """The plan is between all target and all source tokens: a new last token moves the ranks of the others, and the
+    weights of the slices. With softmax cross attention the change is zero, as the tests of the models see."""
+    return _future(rng, "esp")
+
+
+def _future(rng: np.random.Generator, cross: str) -> float:
+    import torch
+
+    from ..nn import transformer
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**31)))
+        model = transformer.TranslationTransformer(
+            source_vocabulary=11,
+            target_vocabulary=13,
+            length=10,
+            dim=16,
+            depth=1,
+            heads=2,
+            attention="esp",
+            cross_attention=cross,
+        ).double()
+        source, target = torch.randint(3, 11, (1, 8)), torch.randint(3, 12, (1, 6))
+    other = target.clone()
+    other[:, 5] += 1
+    with torch.no_grad():
+        return _largest((model(source, other) - model(source, target))[:, :5])

@@ -1,0 +1,77 @@
+"""The torch chapter of the ledger notices when the module is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
+from espref.claims import LEDGER, run_claim  # noqa: E402
+from espref.nn import attention, functional, scan, sorting, streaming  # noqa: E402
+
+damping, scores, inverse, slope = scan.damping, streaming.scores, sorting._inverse, scan._slope
+real_count, ranks, sort, carries = streaming.real_count, streaming._ranks, streaming.soft_sort, scan._carries
+sinkhorn, esp, streamed = functional.sinkhorn_attention, functional.esp_attention, streaming.streamed
+
+BREAKS: dict[str, tuple[ModuleType, str, Callable]] = {
+    "tau twice too small": (scan, "damping", lambda d, tau: damping(d, None if tau is None else tau / 2)),
+    "scores of the negative directions, for the keys' side too": (
+        streaming,
+        "scores",
+        lambda x, directions: scores(x, directions) * (1 + 1e-6 * torch.arange(x.shape[1])),
+    ),
+    "ranks put back in the wrong order": (sorting, "_inverse", lambda order: order),
+    "nothing carried from chunk to chunk": (
+        scan,
+        "_carries",
+        lambda *arguments: None if (c := carries(*arguments)) is None else torch.zeros_like(c),
+    ),
+    "no gradient through the kernel": (scan, "_slope", lambda *arguments: torch.zeros_like(slope(*arguments))),
+    "the gradient through the kernel twice": (scan, "_slope", lambda *arguments: 2 * slope(*arguments)),
+    "padded tokens counted": (streaming, "real_count", lambda x, real: real_count(x, None)),
+    "rank to rank when n != m": (
+        streaming,
+        "_ranks",
+        lambda q, k, options: ranks(q, k, options._replace(query_real=None, key_real=None)),
+    ),
+    "the sort not normalised": (
+        streaming,
+        "soft_sort",
+        lambda *arguments: ((s := sort(*arguments))[0]._replace(left=torch.ones_like(s[0].left)), s[1]),
+    ),
+    "balanced scaling stopped early": (sorting, "_balance", lambda sort, mask: mask / mask.sum(-1, True).sqrt()),
+    "slices weighed by their dearness": (
+        functional,
+        "streamed",
+        lambda q, k, v, directions, tau, beta, options, least: streamed(
+            q, k, v, directions, tau, -beta, options, least
+        ),
+    ),
+    "a matrix on the way": (
+        functional,
+        "esp_attention",
+        lambda q, k, v, **settings: esp(q, k, v, **{**settings, "need_weights": True}),
+    ),
+    "one normalisation too few": (
+        functional,
+        "sinkhorn_attention",
+        lambda q, k, v, *, n_iter=5, **masks: sinkhorn(q, k, v, n_iter=max(n_iter - 1, 1), **masks),
+    ),
+    "keys for queries in a swapped model": (
+        attention,
+        "softmax_attention",
+        lambda q, k, v, **settings: functional.softmax_attention(k, q, v, **settings),
+    ),
+}
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_claim_falls_when_the_module_is_broken(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one function broken, at least one claim of the chapter falls by its own residual."""
+    module, name, replacement = BREAKS[broken]
+    monkeypatch.setattr(module, name, replacement)
+    entries = [entry for entry in LEDGER.values() if entry.chapter == "nn"]
+    outcomes = [run_claim(entry, [], seeds=1) for entry in entries]
+    assert any(o.verdict == "fails" and o.note.startswith("worst on") for o in outcomes), [o.note for o in outcomes]
