@@ -11,7 +11,8 @@ except ImportError as error:
     raise ImportError("espref.nn needs PyTorch: pip install 'espref[torch]'") from error
 
 from . import functional, transformer
-from .attention import DifferentialAttention, EspAttention, SinkhornAttention, SoftmaxAttention, swap_attention
+from .attention import DifferentialAttention, EspAttention, SinkhornAttention, SoftmaxAttention
+from .exchange import register_with_transformers, swap_attention
 
 __all__ = [
     "DifferentialAttention",
@@ -19,6 +20,7 @@ __all__ = [
     "SinkhornAttention",
     "SoftmaxAttention",
     "functional",
+    "register_with_transformers",
     "swap_attention",
     "transformer",
 ]
