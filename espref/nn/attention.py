@@ -15,6 +15,7 @@ from .sorting import SORTS
 class _Multihead(nn.Module):
     """Projections to heads and back, and the signature; what happens between is the subclass's ``attend``."""
 
+    plans = False  # whether queries count: padded ones must then be known, as padded keys are
     in_proj_bias = None  # stock encoder layers ask for it, and without one leave the attention to this module
 
     def __init__(
@@ -47,7 +48,11 @@ class _Multihead(nn.Module):
         """(N, L, E) queries, (N, S, E) keys and values to (N, L, E) and weights (N, L, S) (or None), heads averaged.
 
         Unbatched and ``batch_first=False`` inputs as in :class:`torch.nn.MultiheadAttention`. Masks say True = ignore.
+        ESP and Sinkhorn plans are between real tokens: of self-attention, where query and key are the same tensor,
+        ``key_padding_mask`` is the mask of both.
         """
+        if self.plans and query is key and query_padding_mask is None:
+            query_padding_mask = key_padding_mask
         if key_padding_mask is not None:
             key_padding_mask = _as_boolean(key_padding_mask, "key_padding_mask")
         if query_padding_mask is not None:
@@ -133,6 +138,8 @@ class EspAttention(_Multihead):
     ----------
     shahbazi2025espformer
     """
+
+    plans = True
 
     def __init__(
         self,
@@ -287,6 +294,8 @@ class SinkhornAttention(_Multihead):
     ----------
     sander2022sinkformers
     """
+
+    plans = True
 
     def __init__(
         self,

@@ -128,11 +128,15 @@ def register_with_transformers(
 ) -> None:
     """Make ESP attention known to Hugging Face transformers, as ``attn_implementation=name`` of bidirectional encoders.
 
-    Queries and keys are both multiplied by the model's ``scaling``, head_dim^(-1/2) as a rule, as in
-    :class:`EspAttention`; tau, beta, directions and sort are those of
-    :func:`espref.nn.functional.esp_attention`. The mask function is registered under the same name, because without one
-    padding masks would silently be dropped. Causal masks, and masks that differ from query to query, are refused when
-    they are met with a ValueError; attention dropout is left out.
+    Padding masks hold for keys and, where there are as many queries as keys, for queries. Queries and keys are both
+    multiplied by the model's ``scaling``, head_dim^(-1/2) as a rule, as in :class:`EspAttention`; tau, beta, directions
+    and sort are those of :func:`espref.nn.functional.esp_attention`. The mask function is registered under the same
+    name, because without one padding masks would silently be dropped. Attention dropout is left out.
+
+    Raises
+    ------
+    ValueError
+        When the model runs: for causal masks, and masks that differ from query to query.
     """
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -153,6 +157,7 @@ def register_with_transformers(
         groups = query.shape[1] // key.shape[1]  # grouped queries share keys and values
         key, value = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (key, value))
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        padding = None if attention_mask is None else _padding(attention_mask)
         output = esp_attention(
             query * scale,
             key * scale,
@@ -161,7 +166,8 @@ def register_with_transformers(
             beta=beta,
             directions=directions,
             sort=sort,
-            key_padding_mask=None if attention_mask is None else _padding(attention_mask),
+            key_padding_mask=padding,
+            query_padding_mask=padding if query.shape[2] == key.shape[2] else None,  # an encoder's own tokens
         ).output
         return output.transpose(1, 2).contiguous(), None  # (B, N, H, D)
 

@@ -197,4 +197,6 @@ def streamed(
     """N sum_l w_l U_l v, (B, N, Ev), for (B, N, E), (B, M, E), (B, M, Ev); ``least`` memory: one slice at a time."""
     per_slice = len(q) * max(q.shape[1], k.shape[1]) * max(q.shape[2], v.shape[2])
     group = 1 if least else max(1, min(len(directions), GROUP // max(per_slice, 1)))
+    if torch.compiler.is_compiling():  # break the graph: the function differentiates by itself, and is not traced
+        return torch.compiler.disable(_Streamed.apply)(q, k, v, directions, tau, beta, options, group)
     return _Streamed.apply(q, k, v, directions, tau, beta, options, group)

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
 from torch import nn  # noqa: E402
 
-from espref.nn import EspAttention, SoftmaxAttention, register_with_transformers, swap_attention  # noqa: E402
+from espref.nn import EspAttention, SinkhornAttention, SoftmaxAttention, register_with_transformers, swap_attention  # noqa: E402
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -30,6 +30,18 @@ def test_swap_in_a_stock_encoder(training: bool) -> None:
     with torch.no_grad():
         assert torch.isfinite(swapped(x, src_key_padding_mask=pad)).all()
     assert len(called) == 2
+
+
+@pytest.mark.parametrize("kind", [EspAttention, SinkhornAttention])
+def test_padding_in_a_swapped_encoder(kind: type[nn.Module]) -> None:
+    """Stock layers hand on the mask of the keys only; in self-attention it counts for queries too."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, dtype=torch.float64)
+    model = swap_attention(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval(), kind)
+    x, pad = torch.randn(2, 6, 16, dtype=torch.float64), torch.tensor([[0] * 6, [0, 0, 0, 0, 1, 1]], dtype=torch.bool)
+    with torch.no_grad():
+        both = model(x, src_key_padding_mask=pad)
+        torch.testing.assert_close(both[1, :4], model(x[1:, :4])[0], rtol=0, atol=1e-10)
 
 
 def test_default_layers_are_swapped() -> None:
