@@ -121,6 +121,8 @@ class EspAttention(_Multihead):
     sort : "soft" | "balanced" | "hard"
     sort_in_eval : str, optional
         The sort used in evaluation mode ("hard" after annealing tau); the same as in training by default.
+    straight_through : bool
+        With a hard sort, train with the gradient of the soft one.
     directions : (L, head_dim) tensor, optional
         Slicers as a trained parameter; the axes by default.
     bias, batch_first, device, dtype
@@ -152,6 +154,7 @@ class EspAttention(_Multihead):
         learn_beta: bool = True,
         sort: str = "soft",
         sort_in_eval: str | None = None,
+        straight_through: bool = False,
         directions: Tensor | None = None,
         bias: bool = True,
         batch_first: bool = True,
@@ -165,7 +168,7 @@ class EspAttention(_Multihead):
         for name, word in (("sort", sort), ("sort_in_eval", sort_in_eval or sort)):
             if word not in SORTS:
                 raise ValueError(f"{name}: expected one of {', '.join(SORTS)}, got {word!r}")
-        self.sort, self.sort_in_eval = sort, sort_in_eval or sort
+        self.sort, self.sort_in_eval, self.straight_through = sort, sort_in_eval or sort, straight_through
         self.log_tau = nn.Parameter(torch.tensor(tau, device=device, dtype=dtype).log(), requires_grad=learn_tau)
         self.log_beta = nn.Parameter(torch.tensor(beta, device=device, dtype=dtype).log(), requires_grad=learn_beta)
         self.directions = None if directions is None else nn.Parameter(directions.detach().clone())
@@ -188,6 +191,7 @@ class EspAttention(_Multihead):
             beta=self.log_beta.exp(),
             directions=self.directions,
             sort=self.sort if self.training else self.sort_in_eval,
+            straight_through=self.straight_through,
             key_padding_mask=_for_heads(key_padding_mask),
             query_padding_mask=_for_heads(query_padding_mask),
             need_weights=need_weights,

@@ -95,3 +95,14 @@ def test_bad_settings_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=name):
             EspAttention(**settings)
+
+
+def test_straight_through_trains_a_hard_sort() -> None:
+    """The output is the hard one; queries learn as with the soft sort, and not without."""
+    torch.manual_seed(0)
+    module, x = EspAttention(8, 2, sort="hard", straight_through=True, learn_tau=True), torch.randn(1, 6, 8)
+    plain = EspAttention(8, 2, sort="hard")
+    plain.load_state_dict(module.state_dict())
+    assert torch.equal(module(x, x, x)[0], plain(x, x, x)[0])
+    module(x, x, x, need_weights=False)[0].square().sum().backward()
+    assert module.log_tau.grad.abs() > 0 and torch.isfinite(module.in_proj.weight.grad).all()
