@@ -96,8 +96,9 @@ def soft_sort(
     mask = torch.ones_like(ordered)
     if real is not None:
         mask = real[:, None].expand_as(s).gather(-1, order).to(s.dtype)
-        top = ordered.masked_fill(mask == 0, -torch.inf).amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
-        ordered = torch.where(mask > 0, ordered, top)
+        top = ordered.detach().masked_fill(mask == 0, -torch.inf).amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
+        behind = torch.arange(1, s.shape[-1] + 1, device=s.device) * (top.abs() + 1)  # apart: ties would cost time
+        ordered = torch.where(mask > 0, ordered, top + behind)
     tied = tau is not None or ((ordered[..., 1:] == ordered[..., :-1]) & (mask[..., 1:] > 0)).any()
     kernel = laplace(ordered.flatten(0, 1), tau) if tied and (tau is None or options.power == 1) else None
     sort = Sorter(order, ordered, mask, None if real is None else mask, tau, kernel)

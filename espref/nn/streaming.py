@@ -36,11 +36,11 @@ class _Ranks(NamedTuple):
 def _ranks(q: Tensor, k: Tensor, options: Options) -> _Ranks | None:
     """Pieces in whole numbers: rank i of n ends at i m, rank j of m at j n; mass 1 in all. None for A = 1/n."""
     (batch, n, _), m = q.shape, k.shape[1]
-    if options.query_real is None and options.key_real is None and n == m:
-        return None
     ones = torch.ones(batch, 1, dtype=torch.long, device=q.device)
     real_n = n * ones if options.query_real is None else options.query_real.sum(-1, keepdim=True)
     real_m = m * ones if options.key_real is None else options.key_real.sum(-1, keepdim=True)
+    if n == m and bool((real_n == real_m).all()):
+        return None
     both = (real_n * real_m).clamp(min=1)
     ends_n = ((torch.arange(n, device=q.device) + 1) * real_m).minimum(both)
     ends_m = ((torch.arange(m, device=q.device) + 1) * real_n).minimum(both)
@@ -106,7 +106,7 @@ def _terms(q: Tensor, k: Tensor, v: Tensor, directions: Tensor, tau: Tensor | No
     squares = squares_q / real_count(q, options.query_real) + squares_k / real_count(k, options.key_real)
     pulled = target.product(target.ranked(torch.cat([k, v], dim=-1)[:, None]))
     if ranks is None:
-        masses = source.left * target.left / q.shape[1]
+        masses = source.left * target.left / real_count(q, options.query_real)[:, :, None]
     else:
         pulled, masses = ranks.apply(target.left[..., None] * pulled, q.shape[1]), source.left
     return _Terms(source, squares, source.product(source.ranked(q[:, None])), pulled, masses)

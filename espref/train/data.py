@@ -1,0 +1,104 @@
+"""What a task hands to a model: items, batches, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Ids of every vocabulary.
+PADDING, BEGIN, END, UNKNOWN = range(4)
+
+
+class Codec:
+    """Characters to ids and back; what the training texts do not hold is UNKNOWN."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.characters = sorted(set().union(*texts))
+        self.ids = {character: number for number, character in enumerate(self.characters, UNKNOWN + 1)}
+
+    def __len__(self) -> int:
+        return len(self.characters) + UNKNOWN + 1
+
+    def encode(self, text: str) -> Tensor:
+        """(n,) whole numbers."""
+        return torch.tensor([self.ids.get(character, UNKNOWN) for character in text], dtype=torch.long)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text up to the first END; padding and BEGIN are left out."""
+        text = ""
+        for number in ids:
+            if number == END:
+                break
+            if number >= UNKNOWN:
+                text += "\N{REPLACEMENT CHARACTER}" if number == UNKNOWN else self.characters[number - UNKNOWN - 1]
+        return text
+
+
+class Data(NamedTuple):
+    """A task: training and test items, and what a model for them must know.
+
+    Items are (input, label); a translation's are (source, target), both without BEGIN and END.
+    """
+
+    task: str  # "image" (C, H, W) | "points" (n, F) | "text" (n,) | "translation" (n,), (m,)
+    train: Any  # indexable, with a length: a list or a torch Dataset
+    test: Any
+    classes: tuple[str, ...]  # names of the labels; () for a translation
+    settings: dict[str, int]  # arguments of the model
+    codec: Codec | None = None  # of a translation's target
+
+
+class Batch(NamedTuple):
+    """A batch: padded inputs, their masks (True = padding), labels or padded targets."""
+
+    inputs: Tensor  # (B, ...)
+    padding: Tensor | None  # (B, N)
+    labels: Tensor  # (B,) or (B, M)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        return Batch(*(None if part is None else part.to(device) for part in self))
+
+
+def collate(task: str, items: Sequence[tuple[Any, Any]]) -> Batch:
+    """Items of one task as a batch."""
+    inputs, labels = zip(*items, strict=True)
+    if task == "image":
+        return Batch(torch.stack(inputs), None, torch.tensor(labels))
+    if task == "translation":
+        return Batch(*_pad(inputs), _pad(labels)[0])
+    return Batch(*_pad(inputs), torch.tensor(labels))
+
+
+def _pad(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Parts (n, ...) filled up to the longest, and True where filled."""
+    longest = max(max(len(part) for part in parts), 1)
+    filled = torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True)
+    filled = filled if filled.shape[1] else parts[0].new_zeros(len(parts), 1, *parts[0].shape[1:])
+    lengths = torch.tensor([len(part) for part in parts])
+    return filled, torch.arange(longest)[None] >= lengths[:, None]
+
+
+def subset(labels: Sequence[int] | None, size: int, fraction: float, seed: int) -> list[int]:
+    """Indices of a share of the items, drawn with a seed; with labels, the same share of each class, at least one.
+
+    Raises
+    ------
+    ValueError
+        When the share is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction: expected a number in (0, 1], got {fraction!r}")
+    rng = np.random.default_rng([seed, 314159])
+    if labels is None:
+        return sorted(rng.permutation(size)[: max(1, round(fraction * size))].tolist())
+    kept: list[int] = []
+    classes = np.asarray(labels)
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
+        kept += rng.permutation(members)[: max(1, round(fraction * len(members)))].tolist()
+    return sorted(kept)

@@ -1,0 +1,192 @@
+"""One model trained with Lightning Fabric: checkpoints, exact resume, metrics in CSV, JSON and TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from .._environment import environment
+from ..files import atomic
+from ..nn import EspAttention
+from .config import Config
+from .data import Batch, Data, collate, subset
+from .model import build, evaluate, loss
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+def make_fabric(accelerator: str = "cpu", devices: int = 1, precision: str = "32-true") -> Fabric:
+    """Device, precision and processes; under ``torchrun`` the processes it started."""
+    several = devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    fabric = Fabric(
+        accelerator=accelerator, devices=devices, precision=precision, strategy="ddp" if several else "auto"
+    )
+    fabric.launch()
+    return fabric
+
+
+def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Report | None = None) -> dict[str, Any]:
+    """Train one model, or go on where its checkpoint stands; returns what metrics.json holds.
+
+    The folder receives config.json, metrics.csv (a line an epoch), metrics.json (at the end), checkpoint.pt and
+    TensorBoard events. A run that was killed is resumed from its last epoch with the same numbers.
+
+    Raises
+    ------
+    ValueError
+        When the folder holds a run of another configuration, or its checkpoint cannot be read; when the batch does not
+        divide among the processes.
+    """
+    if config.batch % fabric.world_size:
+        raise ValueError(f"batch: expected a multiple of {fabric.world_size} processes, got {config.batch}")
+    finished = _claim_folder(folder, config, fabric)
+    if finished:
+        return finished
+    torch.manual_seed(config.seed)
+    model = build(data, config)
+    if config.start:
+        _begin_with(model, Path(config.start))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    history = _resume(folder, fabric, wrapped, optimizer)
+    labels = None if data.task == "translation" else [int(data.train[i][1]) for i in range(len(data.train))]
+    kept = subset(labels, len(data.train), config.fraction, config.seed)
+    tests = [b.to(fabric.device) for b in _batches(data, data.test, list(range(len(data.test))), 256)]
+    for epoch in range(len(history), config.epochs):
+        _set_tau(model, config, epoch)
+        line = {"epoch": epoch + 1, "loss": _epoch(data, config, fabric, wrapped, optimizer, kept, epoch)}
+        if fabric.is_global_zero:  # the unwrapped model: no other process takes part
+            line |= evaluate(model, data, tests)
+        history.append(fabric.broadcast(line))
+        _save(folder, fabric, wrapped, optimizer, history)
+        if report is not None and fabric.is_global_zero:
+            report(epoch, history[-1])
+    result = {"config": asdict(config), "environment": environment(), "history": history, "final": history[-1]}
+    result["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if fabric.is_global_zero:
+        _write_tensorboard(folder, history)
+        _write_json(folder / "metrics.json", result)
+    return result
+
+
+def _epoch(
+    data: Data, config: Config, fabric: Fabric, model: Any, optimizer: Any, kept: list[int], epoch: int
+) -> float:
+    """One pass over the items in an order that depends on seed and epoch alone; the mean loss."""
+    order = np.random.default_rng([config.seed, epoch, 1]).permutation(kept).tolist()
+    torch.manual_seed(hash((config.seed, epoch, fabric.global_rank)) % 2**31)  # dropout
+    model.train()
+    losses = []
+    total = max(1, len(order) // config.batch)
+    for step in range(total):
+        batch = order[step * config.batch : (step + 1) * config.batch]
+        share = batch[fabric.global_rank :: fabric.world_size] or batch[:1]
+        value = loss(model, data.task, collate(data.task, [data.train[i] for i in share]).to(fabric.device))
+        optimizer.zero_grad()
+        fabric.backward(value)
+        fabric.clip_gradients(model, optimizer, max_norm=1.0, error_if_nonfinite=False)
+        _warm(optimizer, config.rate, epoch * total + step, config.epochs * total)
+        optimizer.step()
+        losses.append(value.detach())
+    mean = fabric.all_reduce(torch.stack(losses).mean(), reduce_op="mean")
+    if not torch.isfinite(mean):
+        raise ValueError(
+            f"rate: the loss is not finite in epoch {epoch + 1}; expected a smaller rate than {config.rate}"
+        )
+    return float(mean)
+
+
+def _warm(optimizer: Any, rate: float, step: int, total: int) -> None:
+    """Linear rise over the first twentieth, cosine fall to zero."""
+    rise = max(1, total // 20)
+    factor = min((step + 1) / rise, 0.5 * (1 + np.cos(np.pi * step / total)))
+    for group in optimizer.param_groups:
+        group["lr"] = rate * factor
+
+
+def _set_tau(model: torch.nn.Module, config: Config, epoch: int) -> None:
+    if config.anneal < 1:
+        tau = config.tau * config.anneal ** (epoch / max(1, config.epochs - 1))
+        for module in model.modules():
+            if isinstance(module, EspAttention):
+                module.log_tau.data.fill_(float(np.log(tau)))
+
+
+def _batches(data: Data, items: Any, order: list[int], size: int) -> Iterator[Batch]:
+    for start in range(0, len(order), size):
+        yield collate(data.task, [items[i] for i in order[start : start + size]])
+
+
+def _claim_folder(folder: Path, config: Config, fabric: Fabric) -> dict[str, Any] | None:
+    """The finished run of this configuration, if the folder holds it; another configuration is refused."""
+    path = folder / "config.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["config"] != asdict(config):
+        raise ValueError(f"{folder}: expected a new folder, found a run of another configuration")
+    if (folder / "metrics.json").exists():
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    if fabric.is_global_zero and not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_json(path, {"config": asdict(config), "environment": environment()})
+    fabric.barrier()
+    return None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic(path) as draft:
+        draft.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path}: expected a checkpoint, {type(error).__name__}; delete it to start anew") from error
+
+
+def _begin_with(model: torch.nn.Module, folder: Path) -> None:
+    """Weights of a finished run, of another kind of attention too: what both have is carried over."""
+    theirs = _read(folder / "checkpoint.pt")["model"]
+    own = model.state_dict()
+    model.load_state_dict({k: v for k, v in theirs.items() if k in own and v.shape == own[k].shape}, strict=False)
+
+
+def _resume(folder: Path, fabric: Fabric, model: Any, optimizer: Any) -> list[dict[str, float]]:
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return []
+    saved = _read(path)
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["history"]
+
+
+def _save(folder: Path, fabric: Fabric, model: Any, optimizer: Any, history: list[dict[str, float]]) -> None:
+    """Checkpoint and metrics.csv, each whole or not at all."""
+    if fabric.is_global_zero:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+        with atomic(folder / "checkpoint.pt") as draft:
+            torch.save(state, draft)
+        with atomic(folder / "metrics.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(history[-1]))
+            table.writeheader()
+            table.writerows(history)
+    fabric.barrier()
+
+
+def _write_tensorboard(folder: Path, history: list[dict[str, float]]) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(folder / "tensorboard") as writer:
+        for line in history:
+            for name, value in line.items():
+                if name != "epoch":
+                    writer.add_scalar(name, value, int(line["epoch"]))
