@@ -22,7 +22,7 @@ class Config:
     weight_decay: float = 0.01
     dim: int = 32
     depth: int = 2
-    heads: int = 2
+    heads: int = 4
     dropout: float = 0.0
     fraction: float = 1.0  # of the training items, the same share of each class
     tau: float = 0.1  # of ESP attention
