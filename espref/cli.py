@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that lacks a character still gets its line
-    options = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    train = words[:1] == ["train"]  # which has a parser of its own
+    options = argparse.Namespace(run=_train, words=words[1:]) if train else _parser().parse_args(words)
     try:
         code = options.run(options)
         sys.stdout.flush()
@@ -104,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("suite", nargs="?", default="all", help="plans, planfree, attention or all (default)")
     bench.add_argument("--json", type=Path, default=Path("espref-bench.json"), metavar="FILE", help="the results")
     bench.set_defaults(run=_bench)
+
+    trains = "train the four applications, and compare kinds of attention"
+    training = commands.add_parser("train", help=trains, add_help=False)
+    training.add_argument("words", nargs=argparse.REMAINDER)
+    training.set_defaults(run=_train)
 
     citation = commands.add_parser("cite", help="BibTeX of espref and its papers, or of the given keys")
     citation.add_argument("keys", nargs="*", help="keys of the bibliography, such as prillo2020softsort")
@@ -290,6 +297,16 @@ def _bench(options: argparse.Namespace) -> int:
         draft.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1, allow_nan=False))
     console.print(f"written to {options.json}", markup=False)
     return 1 if any(row["ok"] is False for row in rows) else 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    try:
+        from .train.command import add_arguments, run_command
+    except ImportError as error:
+        raise ImportError(f"espref train needs {error.name}: pip install 'espref[train]'") from error
+    parser = argparse.ArgumentParser(prog="espref train", description="The applications of ESP attention.")
+    add_arguments(parser)
+    return run_command(parser.parse_args(options.words))
 
 
 def _deviations(options: argparse.Namespace) -> int:

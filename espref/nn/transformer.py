@@ -134,7 +134,7 @@ class VisionTransformer(nn.Module):
         if patch_size < 1 or image_size % patch_size:
             raise ValueError(f"patch_size: expected a divisor of image_size = {image_size}, got {patch_size}")
         self.patches = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
-        self.positions = nn.Parameter(0.02 * torch.randn((image_size // patch_size) ** 2, dim))
+        self.positions = nn.Parameter(0.5 * torch.randn((image_size // patch_size) ** 2, dim))
         self.encoder = _Encoder(dim, depth, heads, attention, hidden, dropout)
         self.head = nn.Linear(dim, classes)
 
@@ -175,8 +175,8 @@ class _Tokens(nn.Module):
     def __init__(self, vocabulary: int, length: int, dim: int) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, dim)
-        self.positions = nn.Parameter(0.02 * torch.randn(length, dim))
-        nn.init.normal_(self.embed.weight, std=0.02)
+        self.positions = nn.Parameter(0.5 * torch.randn(length, dim))
+        nn.init.normal_(self.embed.weight, std=0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N) to (B, N, dim)."""

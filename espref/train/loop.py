@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -108,7 +109,7 @@ def _epoch(
 def _warm(optimizer: Any, rate: float, step: int, total: int) -> None:
     """Linear rise over the first twentieth, cosine fall to zero."""
     rise = max(1, total // 20)
-    factor = min((step + 1) / rise, 0.5 * (1 + np.cos(np.pi * step / total)))
+    factor = min((step + 1) / rise, 0.5 * (1 + math.cos(math.pi * step / total)))
     for group in optimizer.param_groups:
         group["lr"] = rate * factor
 
@@ -118,7 +119,7 @@ def _set_tau(model: torch.nn.Module, config: Config, epoch: int) -> None:
         tau = config.tau * config.anneal ** (epoch / max(1, config.epochs - 1))
         for module in model.modules():
             if isinstance(module, EspAttention):
-                module.log_tau.data.fill_(float(np.log(tau)))
+                module.log_tau.data.fill_(math.log(tau))
 
 
 def _batches(data: Data, items: Any, order: list[int], size: int) -> Iterator[Batch]:

@@ -1,0 +1,147 @@
+"""The command ``espref train``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..report import new_console
+from .config import Config
+
+HIDDEN = ("task", "attention", "seed")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """All settings of a run are options; defaults are shown."""
+    parser.add_argument("task", nargs="?", help="a task (--list), or 'study'")
+    parser.add_argument("study", nargs="?", help="with 'study': which one")
+    parser.add_argument("--list", action="store_true", help="tasks, kinds of attention, studies")
+    parser.add_argument("--attention", default="esp", metavar="KIND[,KIND]", help="kinds to train (default esp)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each, seeds 0 to N - 1 (default 1)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="a folder a run (default runs)")
+    parser.add_argument("--root", metavar="DIR", help="where the files of the paper's data are (default data)")
+    parser.add_argument("--preset", metavar="NAME", help="model and training of the paper, see --list")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, one thread each (default 1)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="with 'study': groups whose title contains TEXT")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="with 'study': where the record goes")
+    parser.add_argument("--accelerator", default="cpu", help="cpu, cuda or auto (default cpu)")
+    parser.add_argument("--devices", type=int, default=1, help="devices of this machine (default 1)")
+    parser.add_argument("--precision", default="32-true", help="of Lightning Fabric, such as bf16-mixed")
+    for field in fields(Config):
+        if field.name not in HIDDEN:
+            kind: Any = type(field.default)
+            text = f"default {field.default!r}"
+            parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, metavar=kind.__name__, help=text)
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Train, or run a study, or list what there is."""
+    try:
+        import lightning_fabric  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise ImportError(f"espref train needs {error.name}: pip install 'espref[train]'") from error
+    if options.list:
+        return _list()
+    if options.task is None:
+        raise ValueError("task: expected the name of a task, see espref train --list")
+    if options.seeds < 1 or options.jobs < 1:
+        raise ValueError(f"--seeds, --jobs: expected positive whole numbers, got {options.seeds}, {options.jobs}")
+    if options.task == "study":
+        return _study(options)
+    if options.study is not None:
+        raise ValueError(f"study: expected none after a task, got {options.study!r}")
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    return _train(options)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    if options.preset:
+        from .presets import PRESETS
+
+        if options.preset not in PRESETS:
+            raise ValueError(f"--preset: expected one of {', '.join(PRESETS)}, got {options.preset!r}")
+        settings |= PRESETS[options.preset].settings
+    given = {field.name: getattr(options, field.name, None) for field in fields(Config) if field.name not in HIDDEN}
+    return settings | {name: value for name, value in given.items() if value is not None}
+
+
+def _train(options: argparse.Namespace) -> int:
+    from .loop import make_fabric, train
+    from .report import attention_maps, curves, table
+    from .runs import compare, load
+
+    console, settings = new_console(), _settings(options)
+    kinds = options.attention.split(",")
+    configs = [Config(options.task, kind, seed, **settings) for kind in kinds for seed in range(options.seeds)]
+    data = load(options.task, options.root)
+    fabric = make_fabric(options.accelerator, options.devices, options.precision)
+    results: dict[str, dict[int, dict[str, Any]]] = {kind: {} for kind in kinds}
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[last]}"))
+    with Progress(*columns, console=console, disable=not fabric.is_global_zero) as bar:
+        for config in configs:
+            line = bar.add_task(f"{config.attention}, seed {config.seed}", total=config.epochs, last="")
+
+            def advance(epoch: int, metrics: dict[str, float], line: Any = line) -> None:
+                shown = ", ".join(f"{name} {value:.3g}" for name, value in metrics.items() if name != "epoch")
+                bar.update(line, completed=epoch + 1, last=shown)
+
+            folder = options.out / config.name()
+            results[config.attention][config.seed] = train(data, config, folder, fabric, advance)
+    if fabric.is_global_zero:
+        rows = compare(data.task, results)
+        console.print(table(f"{options.task}, {configs[0].epochs} epochs", rows))
+        for name, draw in (("curves", curves), ("attention", attention_maps)):
+            path = options.out / f"{options.task}-{name}.png"
+            draw(path, data, results, {config.attention: config for config in configs}, options.out)
+            console.print(f"written: {path}", markup=False)
+    return 0
+
+
+def _study(options: argparse.Namespace) -> int:
+    from .report import table
+    from .studies import run_study, write_record
+
+    console = new_console()
+    record = run_study(
+        options.study or "",
+        seeds=options.seeds,
+        out=options.out,
+        jobs=options.jobs,
+        report=lambda title, rows: console.print(table(title, rows)),
+        only=options.only,
+    )
+    path = options.record or Path(f"espref-train-{options.study}.json")
+    write_record(record, path)
+    console.print(f"written: {path}", markup=False)
+    return 0
+
+
+def _list() -> int:
+    from ..nn.transformer import ATTENTION
+    from .embedded import EMBEDDED
+    from .paper import LOADERS
+    from .presets import PRESETS
+    from .studies import STUDIES
+
+    groups = (
+        ("tasks, data included", EMBEDDED),
+        ("tasks of the paper, from files below --root", LOADERS),
+        ("attention", ATTENTION),
+        ("studies", STUDIES),
+    )
+    for title, named in groups:
+        print(f"{title}:")
+        for name, thing in named.items():
+            summary = (getattr(thing, "__doc__", None) or "").strip().split("\n")[0] if title != "attention" else ""
+            print(f"  {name:<16}{summary}".rstrip())
+    print("presets:")
+    for name, preset in PRESETS.items():
+        print(f"  {name:<24}{preset.source}")
+    return 0

@@ -1,0 +1,91 @@
+"""Several runs: by attention and seed, in several processes, and their comparison."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .config import Config
+from .data import Data
+from .embedded import EMBEDDED
+from .model import METRIC
+
+Announce = Callable[[Config, dict[str, float]], None]
+
+
+def load(task: str, root: str | None = None) -> Data:
+    """The data of a task, by name.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or data that is missing or corrupt.
+    """
+    if task in EMBEDDED:
+        return EMBEDDED[task]()
+    from .paper import LOADERS
+
+    if task not in LOADERS:
+        raise ValueError(f"task: expected one of {', '.join([*EMBEDDED, *LOADERS])}, got {task!r}")
+    return LOADERS[task](Path(root or "data"))
+
+
+def run(config: Config, out: Path, root: str | None = None, threads: int | None = None) -> dict[str, Any]:
+    """One run in this process, without a report."""
+    import torch
+
+    from .loop import make_fabric, train
+
+    if threads:
+        torch.set_num_threads(threads)
+    return train(load(config.task, root), config, out / config.name(), make_fabric())
+
+
+def run_all(
+    configs: Sequence[Config], out: Path, *, jobs: int = 1, root: str | None = None
+) -> Iterator[tuple[Config, dict[str, Any]]]:
+    """All runs in ``jobs`` processes of one thread each; results as they come. Finished ones are read, not repeated."""
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(run, config, out, root, 1): config for config in configs}
+        try:
+            for done in as_completed(waiting):
+                yield waiting[done], done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+class Comparison(NamedTuple):
+    """One variant over its seeds, and beside the first variant on the same seeds."""
+
+    variant: str
+    metric: str
+    mean: float
+    sd: float
+    seeds: int
+    difference: float  # mean of the paired differences to the first variant
+    error: float  # its standard error; nan for one seed
+    wins: int  # seeds better than the first variant
+
+
+def compare(task: str, results: dict[str, dict[int, dict[str, Any]]]) -> list[Comparison]:
+    """Rows of a table from results[variant][seed], paired with the first variant by seed."""
+    metric = METRIC[task]
+    values = {
+        name: {seed: result["final"][metric] for seed, result in sorted(found.items())}
+        for name, found in results.items()
+    }
+    first = next(iter(values.values()))
+    rows = []
+    for name, found in values.items():
+        gaps = [value - first[seed] for seed, value in found.items() if seed in first]
+        sd = statistics.stdev(found.values()) if len(found) > 1 else math.nan
+        error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
+        mean, difference = statistics.fmean(found.values()), statistics.fmean(gaps)
+        rows.append(Comparison(name, metric, mean, sd, len(found), difference, error, sum(gap > 0 for gap in gaps)))
+    return rows

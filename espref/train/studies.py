@@ -1,0 +1,150 @@
+"""The studies whose records the documentation draws: what comes out, with its spread."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from .._environment import environment
+from ..files import atomic
+from .config import Config
+from .runs import Comparison, compare, load, run_all
+
+KINDS = ("softmax", "sinkhorn", "differential", "esp", "esp-balanced", "esp-hard-eval")
+#: Epochs that leave the embedded tasks trained on a CPU within a minute.
+EPOCHS = {"digits": 15, "digit-points": 10, "languages": 6, "names": 30}
+
+#: Groups of variants that are compared with one another, by the title of the group.
+Groups = dict[str, dict[str, Config]]
+
+
+def kinds() -> Groups:
+    """Kinds of attention on the four embedded tasks: equal sizes, equal epochs, equal rates."""
+    return {task: {kind: Config(task, kind, epochs=epochs) for kind in KINDS} for task, epochs in EPOCHS.items()}
+
+
+def little_data() -> Groups:
+    """1, 10, 25 and 100 % of the digits, with as many steps."""
+    groups: Groups = {}
+    for share, epochs in ((0.01, 300), (0.1, 150), (0.25, 60), (1.0, 15)):
+        variants = {
+            kind: Config("digits", kind, epochs=epochs, fraction=share) for kind in ("softmax", "sinkhorn", "esp")
+        }
+        groups[f"digits, {share:.0%} of the training images"] = variants
+    return groups
+
+
+def annealing() -> Groups:
+    """The hard sort in evaluation, with tau constant and with tau falling to a hundredth."""
+    base = Config("digits", "esp", epochs=15)
+    hard = replace(base, attention="esp-hard-eval")
+    return {
+        "digits": {
+            "soft": base,
+            "hard in evaluation": hard,
+            "soft, annealed": replace(base, anneal=0.01),
+            "hard in evaluation, annealed": replace(hard, anneal=0.01),
+        }
+    }
+
+
+def balance() -> Groups:
+    """Soft against balanced at several tau: does exact double stochasticity help?"""
+    return {
+        f"digits, tau = {tau:g}": {
+            "soft": Config("digits", "esp", epochs=15, tau=tau),
+            "balanced": Config("digits", "esp-balanced", epochs=15, tau=tau),
+        }
+        for tau in (0.03, 0.1, 1.0)
+    }
+
+
+def slicers() -> Groups:
+    """Axes, fixed random and learned directions."""
+    return {
+        "digits": {kind: Config("digits", "esp", epochs=15, slicers=kind) for kind in ("axes", "random", "learned")}
+    }
+
+
+def slices() -> Groups:
+    """The number of random slices a head."""
+    return {
+        "digits": {
+            str(count): Config("digits", "esp", epochs=15, slicers="random", slices=count) for count in (1, 2, 4, 8, 16)
+        }
+    }
+
+
+def plug_and_play() -> Groups:
+    """Train with softmax, exchange the attention, fine-tune for a few epochs; against going on with softmax."""
+    base = Config("digits", "softmax", epochs=5, rate=1e-3, start="digits-softmax-epochs=15")
+    return {"digits, 5 more epochs": {kind: replace(base, attention=kind) for kind in KINDS}}
+
+
+STUDIES: dict[str, Callable[[], Groups]] = {
+    "kinds": kinds,
+    "little-data": little_data,
+    "annealing": annealing,
+    "balance": balance,
+    "slicers": slicers,
+    "slices": slices,
+    "plug-and-play": plug_and_play,
+}
+
+
+def run_study(
+    name: str, *, seeds: int, out: Path, jobs: int, report: Callable[[str, list[Comparison]], None], only: str = ""
+) -> dict[str, Any]:
+    """All runs of a study; the record is what the documentation reads.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    """
+    if name not in STUDIES:
+        raise ValueError(f"study: expected one of {', '.join(STUDIES)}, got {name!r}")
+    rows: list[dict[str, Any]] = []
+    for title, variants in STUDIES[name]().items():
+        if only not in title:
+            continue
+        configs = {
+            variant: [_seeded(config, seed, out) for seed in range(seeds)] for variant, config in variants.items()
+        }
+        starts = [_origin(config) for config in next(iter(configs.values())) if config.start]
+        for _ in run_all(starts, out, jobs=jobs):
+            pass
+        results: dict[str, dict[int, dict[str, Any]]] = {variant: {} for variant in variants}
+        places = {config: variant for variant, found in configs.items() for config in found}
+        for config, result in run_all(list(places), out, jobs=jobs):
+            results[places[config]][config.seed] = result
+        found = compare(load(next(iter(variants.values())).task).task, results)
+        report(title, found)
+        for variant, row in zip(variants, found, strict=True):
+            parameters = next(iter(results[variant].values()))["parameters"]
+            rows.append({"group": title, **_finite(row), "parameters": parameters, "config": asdict(variants[variant])})
+    return {"study": name, "environment": environment(), "runs": rows}
+
+
+def _seeded(config: Config, seed: int, out: Path) -> Config:
+    start = str(out / f"{config.start}-seed={seed}") if config.start else ""
+    return replace(config, seed=seed, start=start)
+
+
+def _origin(config: Config) -> Config:
+    """The softmax run that plug-and-play starts from."""
+    return Config("digits", "softmax", seed=config.seed, epochs=15)
+
+
+def _finite(row: Comparison) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row._asdict().items()}
+
+
+def write_record(record: dict[str, Any], path: Path) -> None:
+    """The record as JSON, whole or not at all."""
+    with atomic(path) as draft:
+        draft.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
