@@ -46,7 +46,7 @@ clean:
 	@touch $@
 
 .venv/.test: .venv/bin/pip pyproject.toml constraints.txt
-	$(INSTALL) --editable '.[test,torch]'
+	$(INSTALL) --editable '.[test,train]'
 	@touch $@ .venv/.verify
 
 .venv/.docs: .venv/bin/pip pyproject.toml constraints.txt

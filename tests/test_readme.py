@@ -42,7 +42,7 @@ def test_pip_lines_are_those_of_make():
     """The lines for those without make install what the Makefile installs, with the same constraints."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     extras = re.findall(r"pip install --constraint constraints\.txt --editable ('.+?')", README)
-    assert extras == ["'.[verify]'", "'.[test,torch]'"]
+    assert extras == ["'.[verify]'", "'.[test,train]'"]
     assert all(f"--editable {extra}" in makefile for extra in extras)
     assert "--constraint constraints.txt" in makefile
 

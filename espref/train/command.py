@@ -10,20 +10,20 @@ from typing import Any
 
 from ..report import new_console
 from .config import Config
+from .presets import PRESETS
 
 HIDDEN = ("task", "attention", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All settings of a run are options; defaults are shown."""
-    parser.add_argument("task", nargs="?", help="a task (--list), or 'study'")
+    parser.add_argument("task", nargs="?", help="a task or a preset (--list), or 'study'")
     parser.add_argument("study", nargs="?", help="with 'study': which one")
     parser.add_argument("--list", action="store_true", help="tasks, kinds of attention, studies")
     parser.add_argument("--attention", default="esp", metavar="KIND[,KIND]", help="kinds to train (default esp)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each, seeds 0 to N - 1 (default 1)")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="a folder a run (default runs)")
     parser.add_argument("--root", metavar="DIR", help="where the files of the paper's data are (default data)")
-    parser.add_argument("--preset", metavar="NAME", help="model and training of the paper, see --list")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, one thread each (default 1)")
     parser.add_argument("--only", default="", metavar="TEXT", help="with 'study': groups whose title contains TEXT")
     parser.add_argument("--record", type=Path, metavar="FILE", help="with 'study': where the record goes")
@@ -59,13 +59,7 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    if options.preset:
-        from .presets import PRESETS
-
-        if options.preset not in PRESETS:
-            raise ValueError(f"--preset: expected one of {', '.join(PRESETS)}, got {options.preset!r}")
-        settings |= PRESETS[options.preset].settings
+    settings: dict[str, Any] = dict(PRESETS[options.task].settings) if options.task in PRESETS else {}
     given = {field.name: getattr(options, field.name, None) for field in fields(Config) if field.name not in HIDDEN}
     return settings | {name: value for name, value in given.items() if value is not None}
 
@@ -127,7 +121,6 @@ def _list() -> int:
     from ..nn.transformer import ATTENTION
     from .embedded import EMBEDDED
     from .paper import LOADERS
-    from .presets import PRESETS
     from .studies import STUDIES
 
     groups = (

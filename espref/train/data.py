@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,28 +16,33 @@ PADDING, BEGIN, END, UNKNOWN = range(4)
 
 
 class Codec:
-    """Characters to ids and back; what the training texts do not hold is UNKNOWN."""
+    """Texts to ids and back, by characters or by words; what the vocabulary does not hold is UNKNOWN."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.characters = sorted(set().union(*texts))
-        self.ids = {character: number for number, character in enumerate(self.characters, UNKNOWN + 1)}
+    def __init__(self, texts: Iterable[str], *, words: bool = False, most: int | None = None) -> None:
+        self.words = words
+        counts = Counter(token for text in texts for token in self._split(text))
+        self.tokens = sorted(sorted(counts), key=counts.__getitem__, reverse=True)[:most]
+        self.ids = {token: number for number, token in enumerate(self.tokens, UNKNOWN + 1)}
+
+    def _split(self, text: str) -> list[str]:
+        return re.findall(r"\w+|[^\w\s]", text.lower()) if self.words else list(text)
 
     def __len__(self) -> int:
-        return len(self.characters) + UNKNOWN + 1
+        return len(self.tokens) + UNKNOWN + 1
 
-    def encode(self, text: str) -> Tensor:
-        """(n,) whole numbers."""
-        return torch.tensor([self.ids.get(character, UNKNOWN) for character in text], dtype=torch.long)
+    def encode(self, text: str, longest: int | None = None) -> Tensor:
+        """(n,) whole numbers, cut after ``longest``."""
+        return torch.tensor([self.ids.get(token, UNKNOWN) for token in self._split(text)][:longest], dtype=torch.long)
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Iterable[int]) -> str:
         """The text up to the first END; padding and BEGIN are left out."""
-        text = ""
+        found = []
         for number in ids:
             if number == END:
                 break
             if number >= UNKNOWN:
-                text += "\N{REPLACEMENT CHARACTER}" if number == UNKNOWN else self.characters[number - UNKNOWN - 1]
-        return text
+                found.append("\N{REPLACEMENT CHARACTER}" if number == UNKNOWN else self.tokens[number - UNKNOWN - 1])
+        return (" " if self.words else "").join(found)
 
 
 class Data(NamedTuple):
@@ -61,7 +68,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
-        return Batch(*(None if part is None else part.to(device) for part in self))
+        padding = None if self.padding is None else self.padding.to(device)
+        return Batch(self.inputs.to(device), padding, self.labels.to(device))
 
 
 def collate(task: str, items: Sequence[tuple[Any, Any]]) -> Batch:
@@ -81,6 +89,14 @@ def _pad(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     filled = filled if filled.shape[1] else parts[0].new_zeros(len(parts), 1, *parts[0].shape[1:])
     lengths = torch.tensor([len(part) for part in parts])
     return filled, torch.arange(longest)[None] >= lengths[:, None]
+
+
+def labels_of(data: Data) -> list[int] | None:
+    """Labels of the training items, without opening their files; None for a translation."""
+    if data.task == "translation":
+        return None
+    known = getattr(data.train, "labels", None)
+    return list(known) if known is not None else [int(data.train[i][1]) for i in range(len(data.train))]
 
 
 def subset(labels: Sequence[int] | None, size: int, fraction: float, seed: int) -> list[int]:

@@ -19,14 +19,15 @@ from .._environment import environment
 from ..files import atomic
 from ..nn import EspAttention
 from .config import Config
-from .data import Batch, Data, collate, subset
+from .data import Batch, Data, collate, labels_of, subset
 from .model import build, evaluate, loss
 
 Report = Callable[[int, dict[str, float]], None]
 
 
-def make_fabric(accelerator: str = "cpu", devices: int = 1, precision: str = "32-true") -> Fabric:
+def make_fabric(accelerator: str = "cpu", devices: int = 1, precision: Any = "32-true") -> Fabric:
     """Device, precision and processes; under ``torchrun`` the processes it started."""
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     several = devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
     fabric = Fabric(
         accelerator=accelerator, devices=devices, precision=precision, strategy="ddp" if several else "auto"
@@ -59,19 +60,27 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
     wrapped, optimizer = fabric.setup(model, optimizer)
     history = _resume(folder, fabric, wrapped, optimizer)
-    labels = None if data.task == "translation" else [int(data.train[i][1]) for i in range(len(data.train))]
-    kept = subset(labels, len(data.train), config.fraction, config.seed)
+    kept = subset(labels_of(data), len(data.train), config.fraction, config.seed)
     tests = [b.to(fabric.device) for b in _batches(data, data.test, list(range(len(data.test))), 256)]
     for epoch in range(len(history), config.epochs):
         _set_tau(model, config, epoch)
-        line = {"epoch": epoch + 1, "loss": _epoch(data, config, fabric, wrapped, optimizer, kept, epoch)}
+        line: dict[str, float] = {
+            "epoch": epoch + 1,
+            "loss": _epoch(data, config, fabric, wrapped, optimizer, kept, epoch),
+        }
         if fabric.is_global_zero:  # the unwrapped model: no other process takes part
             line |= evaluate(model, data, tests)
         history.append(fabric.broadcast(line))
         _save(folder, fabric, wrapped, optimizer, history)
         if report is not None and fabric.is_global_zero:
             report(epoch, history[-1])
-    result = {"config": asdict(config), "environment": environment(), "history": history, "final": history[-1]}
+    result: dict[str, Any] = {
+        "config": asdict(config),
+        "environment": environment(),
+        "history": history,
+        "final": history[-1],
+    }
+    result["processes"] = fabric.world_size
     result["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if fabric.is_global_zero:
         _write_tensorboard(folder, history)
@@ -95,10 +104,10 @@ def _epoch(
         optimizer.zero_grad()
         fabric.backward(value)
         fabric.clip_gradients(model, optimizer, max_norm=1.0, error_if_nonfinite=False)
-        _warm(optimizer, config.rate, epoch * total + step, config.epochs * total)
+        _set_rate(optimizer, config.rate, epoch * total + step, config.epochs * total)
         optimizer.step()
         losses.append(value.detach())
-    mean = fabric.all_reduce(torch.stack(losses).mean(), reduce_op="mean")
+    mean: Any = fabric.all_reduce(torch.stack(losses).mean(), reduce_op="mean")
     if not torch.isfinite(mean):
         raise ValueError(
             f"rate: the loss is not finite in epoch {epoch + 1}; expected a smaller rate than {config.rate}"
@@ -106,7 +115,7 @@ def _epoch(
     return float(mean)
 
 
-def _warm(optimizer: Any, rate: float, step: int, total: int) -> None:
+def _set_rate(optimizer: Any, rate: float, step: int, total: int) -> None:
     """Linear rise over the first twentieth, cosine fall to zero."""
     rise = max(1, total // 20)
     factor = min((step + 1) / rise, 0.5 * (1 + math.cos(math.pi * step / total)))

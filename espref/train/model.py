@@ -95,7 +95,7 @@ def evaluate(model: nn.Module, data: Data, batches: Sequence[Batch]) -> dict[str
     else:
         from torchmetrics.classification import MulticlassAccuracy
 
-        accuracy = MulticlassAccuracy(len(data.classes), average="micro")
+        accuracy = MulticlassAccuracy(len(data.classes), average="micro", sync_on_compute=False)
         for batch in batches:
             accuracy.update(predict(model, data.task, batch).argmax(-1).cpu(), batch.labels.cpu())
         found = {"accuracy": 100 * float(accuracy.compute())}

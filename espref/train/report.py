@@ -64,7 +64,7 @@ def attention_maps(path: Path, data: Data, results: Results, configs: dict[str, 
     """The last encoder layer's attention of each kind on the first test item, heads averaged."""
     batch = collate(data.task, [data.test[0]])
     figure, axes = new_figure(3 * len(configs), 3.2, columns=len(configs))
-    for ax, (kind, config) in zip([axes] if len(configs) == 1 else axes, configs.items(), strict=True):
+    for ax, (kind, config) in zip(axes, configs.items(), strict=True):
         model = build(data, config)
         checkpoint = out / config.name() / "checkpoint.pt"
         model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["model"])

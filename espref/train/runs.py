@@ -14,6 +14,8 @@ from .config import Config
 from .data import Data
 from .embedded import EMBEDDED
 from .model import METRIC
+from .paper import LOADERS
+from .presets import PRESETS
 
 Announce = Callable[[Config, dict[str, float]], None]
 
@@ -28,11 +30,12 @@ def load(task: str, root: str | None = None) -> Data:
     """
     if task in EMBEDDED:
         return EMBEDDED[task]()
-    from .paper import LOADERS
-
+    folder = Path(root or "data")
+    if task in PRESETS:
+        return PRESETS[task].load(folder)
     if task not in LOADERS:
-        raise ValueError(f"task: expected one of {', '.join([*EMBEDDED, *LOADERS])}, got {task!r}")
-    return LOADERS[task](Path(root or "data"))
+        raise ValueError(f"task: expected one of {', '.join([*EMBEDDED, *LOADERS, *PRESETS])}, got {task!r}")
+    return LOADERS[task](folder)
 
 
 def run(config: Config, out: Path, root: str | None = None, threads: int | None = None) -> dict[str, Any]:
