@@ -51,7 +51,7 @@ nb_number_source_lines = False
 
 # The ledger runs at every build (docs/_ext/ledger.py).
 ledger_seeds = 3
-ledger_require_tutorial = False  # True once all tutorials stand
+ledger_require_tutorial = True
 
 # API: one page a chapter (docs/_ext/api.py).
 autodoc_typehints = "none"

@@ -12,6 +12,7 @@ CHAPTERS = {
     "planfree": "Attention without plans",
     "solvers": "Solvers of POT",
     "nn": "PyTorch",
+    "train": "Training",
 }
 
 

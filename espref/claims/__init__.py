@@ -13,6 +13,7 @@ from . import softsort  # isort: skip
 from . import softplan  # isort: skip
 from . import attention  # isort: skip
 from . import nn  # isort: skip
+from . import train  # isort: skip
 from .ledger import LEDGER, Claim, Companion, Outcome, claim, run, run_claim
 from .problems import Problem, real_problems, synthetic_problems, user_problem
 
@@ -37,5 +38,6 @@ __all__ = [
     "softsort",
     "solvers",
     "synthetic_problems",
+    "train",
     "user_problem",
 ]

@@ -34,7 +34,14 @@ Sense = Literal["at most", "at least"]
 Verdict = Literal["holds", "refuted", "fails", "error", "skipped"]
 
 #: What a claim may need beyond numpy and scipy: module to import -> extra that installs it.
-EXTRAS = {"ot": "verify", "sklearn": "verify", "matplotlib": "verify", "torch": "torch"}
+EXTRAS = {
+    "ot": "verify",
+    "sklearn": "verify",
+    "matplotlib": "verify",
+    "torch": "torch",
+    "lightning_fabric": "train",
+    "torchmetrics": "train",
+}
 
 
 @dataclass(frozen=True)
