@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: verify test lint bench docs docs-test clean help
+.PHONY: verify test fuzz lint bench docs docs-test clean help
 
 help:
 	@echo "make verify   measure every claim of the ledger, on synthetic and real data"
 	@echo "make test     run the tests"
+	@echo "make fuzz     hostile input to every public function, 100 000 calls and more, other ones each time"
 	@echo "make lint     style, formatting and types"
 	@echo "make bench    the benchmarks, as ratios in one run"
 	@echo "make docs     the site in docs/_build/html: every tutorial and every claim is run"
@@ -19,6 +20,9 @@ verify: .venv/.verify
 
 test: .venv/.test
 	$(BIN)/python -m pytest
+
+fuzz: .venv/.test
+	ESPREF_FUZZ=100000 $(BIN)/python -m pytest tests/test_fuzz.py tests/nn/test_nn_fuzz.py
 
 lint: .venv/.test
 	$(BIN)/ruff check

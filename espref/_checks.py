@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
+#: The largest count of anything: no array could hold more.
+MOST = 2**62
+
 
 def _real_array(value: ArrayLike, name: str) -> tuple[Array, np.dtype[Any]]:
     """``value`` as float64, and the dtype it came with."""
@@ -133,6 +136,8 @@ def as_count(value: int, name: str, *, least: int = 1) -> int:
     """A whole number >= ``least``."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name}: expected a whole number >= {least}, got {value!r}")
+    if value > MOST:
+        raise ValueError(f"{name}: expected a whole number <= {MOST}, got a larger one")
     return int(value)
 
 

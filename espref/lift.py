@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -278,8 +278,11 @@ Plan: TypeAlias = Array | sparray | spmatrix
 
 def _as_plan(plan: Plan | ArrayLike) -> coo_array:
     sparse = isinstance(plan, (sparray, spmatrix))
-    entries = coo_array(plan if sparse else _real_array(plan, "plan")[0])
-    if entries.ndim != 2 or 0 in entries.shape:
+    given: Any = plan if sparse else _real_array(plan, "plan")[0]
+    if given.ndim != 2:  # scipy has no sparse array without dimensions
+        raise ValueError(f"plan: expected shape (n, m) with n, m >= 1, got shape {given.shape}")
+    entries = coo_array(given)
+    if 0 in entries.shape:
         raise ValueError(f"plan: expected shape (n, m) with n, m >= 1, got shape {entries.shape}")
     values, _ = _real_array(entries.data, "plan")
     for k in np.flatnonzero(~np.isfinite(values))[:1]:

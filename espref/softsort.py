@@ -20,7 +20,8 @@ MARGINAL_ERROR = 1e-13
 
 def as_power(power: int) -> int:
     """The exponent q of the sort kernel: 1 (Laplace) or 2 (Gauss)."""
-    if np.ndim(power) or isinstance(power, (bool, np.bool_)) or power not in (1, 2):
+    number = isinstance(power, (int, float, np.number)) and not isinstance(power, bool)
+    if not number or power not in (1, 2):
         raise ValueError(f"power: expected 1 (Laplace kernel) or 2 (Gauss kernel), got {power!r}")
     return int(power)
 

@@ -226,6 +226,21 @@ def test_bad_argument(function, argument: str, bad: object, message: str) -> Non
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("function", "arguments"),
+    [
+        (espref.marginal_defect, {"plan": math.nan}),
+        (espref.transport_cost, {"plan": -1, "x": X, "y": Y}),
+        (espref.sample_directions, {"n_directions": 8, "dim": 10**400}),
+        (espref.soft_sort, {"power": [1.0, [2.0]], "s": [1.0], "tau": 1.0}),
+    ],
+)
+def test_found_by_fuzzing(function, arguments: dict) -> None:
+    """Calls that once failed deep inside: the first argument is named."""
+    with pytest.raises(ValueError, match=f"^{next(iter(arguments))}: expected"):
+        function(**arguments)
+
+
 def test_every_public_function_is_covered() -> None:
     """SOUND holds every function of the mathematics and its every parameter; cite has its own test."""
     public = [getattr(espref, name) for name in espref.__all__ if name != "cite"]

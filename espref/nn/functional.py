@@ -222,30 +222,45 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
 
 
 def _check_options(query: Tensor, directions: Tensor | None, sort: str, power: int) -> None:
-    if directions is not None and (
-        directions.ndim != 2 or directions.shape[1] != query.shape[-1] or not len(directions)
-    ):
-        raise ValueError(f"directions: expected shape (L, {query.shape[-1]}), got {tuple(directions.shape)}")
-    if sort not in SORTS:
-        raise ValueError(f"sort: expected one of {', '.join(SORTS)}, got {sort!r}")
-    if power not in (1, 2):
-        raise ValueError(f"power: expected 1 (Laplace) or 2 (Gauss), got {power!r}")
+    if directions is not None:
+        fits = isinstance(directions, Tensor) and directions.is_floating_point() and directions.ndim == 2
+        if not fits or directions.shape[1] != query.shape[-1] or not len(directions):
+            raise ValueError(
+                f"directions: expected None or a tensor of shape (L, {query.shape[-1]}), got {_got(directions)}"
+            )
+        if directions.device != query.device:
+            raise ValueError(f"directions: expected device {query.device} as query has, got {directions.device}")
+    if not isinstance(sort, str) or sort not in SORTS:
+        raise ValueError(f"sort: expected one of {', '.join(SORTS)}, got {_got(sort)}")
+    if not isinstance(power, int) or power not in (1, 2):
+        raise ValueError(f"power: expected 1 (Laplace) or 2 (Gauss), got {_got(power)}")
+
+
+def _got(x: object) -> str:
+    return f"{tuple(x.shape)}, {x.dtype}" if isinstance(x, Tensor) else repr(x)
 
 
 def _scalar(x: float | Tensor, name: str, like: Tensor) -> Tensor:
-    scalar = torch.as_tensor(x, dtype=like.dtype, device=like.device)
-    if scalar.ndim != 0:
-        raise ValueError(f"{name}: expected a number, got shape {tuple(scalar.shape)}")
+    wanted = f"a number {'> 0' if name == 'tau' else '>= 0'}"
+    number = isinstance(x, (int, float)) and not isinstance(x, bool)
+    if not number and not (isinstance(x, Tensor) and x.ndim == 0 and not x.is_complex() and x.device.type != "meta"):
+        raise ValueError(f"{name}: expected {wanted}, got {_got(x)}")
+    try:
+        scalar = torch.as_tensor(x, dtype=like.dtype, device=like.device)
+    except (OverflowError, RuntimeError) as error:  # a whole number beyond the floats
+        raise ValueError(f"{name}: expected {wanted}, got one too large") from error
     if not torch.compiler.is_compiling() and not (scalar > 0 if name == "tau" else scalar >= 0):
-        raise ValueError(f"{name}: expected a number {'> 0' if name == 'tau' else '>= 0'}, got {scalar.item()}")
+        raise ValueError(f"{name}: expected {wanted}, got {scalar.item()}")
     return scalar
 
 
 def _real(mask: Tensor | None, lead: torch.Size, x: Tensor, name: str) -> Tensor | None:
     if mask is None:
         return None
-    if mask.dtype != torch.bool or mask.shape[-1] != x.shape[1]:
-        raise ValueError(
-            f"{name}: expected a boolean mask of shape (..., {x.shape[1]}), got {tuple(mask.shape)}, {mask.dtype}"
-        )
-    return ~mask.expand(*lead, x.shape[1]).reshape(-1, x.shape[1])
+    size = (*lead, x.shape[1])
+    fits = (
+        isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.device == x.device and 0 < mask.ndim <= len(size)
+    )
+    if not fits or any(m not in (1, s) for m, s in zip(reversed(mask.shape), reversed(size))):  # noqa: B905
+        raise ValueError(f"{name}: expected a boolean mask that expands to {size} on {x.device}, got {_got(mask)}")
+    return ~mask.expand(size).reshape(-1, x.shape[1])

@@ -103,16 +103,11 @@ def _study(options: argparse.Namespace) -> int:
     from .studies import run_study, write_record
 
     console = new_console()
-    record = run_study(
-        options.study or "",
-        seeds=options.seeds,
-        out=options.out,
-        jobs=options.jobs,
-        report=lambda title, rows: console.print(table(title, rows)),
-        only=options.only,
-    )
     path = options.record or Path(f"espref-train-{options.study}.json")
-    write_record(record, path)
+    study = run_study(options.study or "", seeds=options.seeds, out=options.out, jobs=options.jobs, only=options.only)
+    for title, rows, record in study:
+        console.print(table(title, rows))
+        write_record(record, path)
     console.print(f"written: {path}", markup=False)
     return 0
 

@@ -26,12 +26,20 @@ Report = Callable[[int, dict[str, float]], None]
 
 
 def make_fabric(accelerator: str = "cpu", devices: int = 1, precision: Any = "32-true") -> Fabric:
-    """Device, precision and processes; under ``torchrun`` the processes it started."""
+    """Device, precision and processes; under ``torchrun`` the processes it started.
+
+    Raises
+    ------
+    ValueError
+        When this machine has no such accelerator, or for an unknown precision.
+    """
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     several = devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
-    fabric = Fabric(
-        accelerator=accelerator, devices=devices, precision=precision, strategy="ddp" if several else "auto"
-    )
+    strategy = "ddp" if several else "auto"
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
+    except RuntimeError as error:
+        raise ValueError(f"accelerator: expected one that this machine has, got {accelerator!r}: {error}") from error
     fabric.launch()
     return fabric
 
@@ -39,8 +47,8 @@ def make_fabric(accelerator: str = "cpu", devices: int = 1, precision: Any = "32
 def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Report | None = None) -> dict[str, Any]:
     """Train one model, or go on where its checkpoint stands; returns what metrics.json holds.
 
-    The folder receives config.json, metrics.csv (a line an epoch), metrics.json (at the end), checkpoint.pt and
-    TensorBoard events. A run that was killed is resumed from its last epoch with the same numbers.
+    The folder receives config.json, metrics.csv and TensorBoard events (both as it goes), checkpoint.pt, and at the
+    end metrics.json. A run that was killed is resumed from its last epoch with the same numbers.
 
     Raises
     ------
@@ -61,6 +69,7 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     wrapped, optimizer = fabric.setup(model, optimizer)
     history = _resume(folder, fabric, wrapped, optimizer)
     kept = subset(labels_of(data), len(data.train), config.fraction, config.seed)
+    tensorboard = _Tensorboard(folder, len(history)) if fabric.is_global_zero else None
     tests = [b.to(fabric.device) for b in _batches(data, data.test, list(range(len(data.test))), 256)]
     for epoch in range(len(history), config.epochs):
         _set_tau(model, config, epoch)
@@ -72,6 +81,8 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
             line |= evaluate(model, data, tests)
         history.append(fabric.broadcast(line))
         _save(folder, fabric, wrapped, optimizer, history)
+        if tensorboard is not None:
+            tensorboard.add(history[-1])
         if report is not None and fabric.is_global_zero:
             report(epoch, history[-1])
     result: dict[str, Any] = {
@@ -82,8 +93,8 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     }
     result["processes"] = fabric.world_size
     result["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    if fabric.is_global_zero:
-        _write_tensorboard(folder, history)
+    if tensorboard is not None:
+        tensorboard.writer.close()
         _write_json(folder / "metrics.json", result)
     return result
 
@@ -99,8 +110,10 @@ def _epoch(
     total = max(1, len(order) // config.batch)
     for step in range(total):
         batch = order[step * config.batch : (step + 1) * config.batch]
-        share = batch[fabric.global_rank :: fabric.world_size] or batch[:1]
-        value = loss(model, data.task, collate(data.task, [data.train[i] for i in share]).to(fabric.device))
+        share = batch[fabric.global_rank :: fabric.world_size]
+        part = len(share) * fabric.world_size / len(batch)  # processes' means are averaged; 1 unless shares differ
+        items = [data.train[i] for i in share or batch[:1]]  # a process without a share still takes part, with weight 0
+        value = part * loss(model, data.task, collate(data.task, items).to(fabric.device))
         optimizer.zero_grad()
         fabric.backward(value)
         fabric.clip_gradients(model, optimizer, max_norm=1.0, error_if_nonfinite=False)
@@ -157,7 +170,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return {part: saved[part] for part in ("model", "optimizer", "history")}
     except Exception as error:
         raise ValueError(f"{path}: expected a checkpoint, {type(error).__name__}; delete it to start anew") from error
 
@@ -192,11 +206,17 @@ def _save(folder: Path, fabric: Fabric, model: Any, optimizer: Any, history: lis
     fabric.barrier()
 
 
-def _write_tensorboard(folder: Path, history: list[dict[str, float]]) -> None:
-    from torch.utils.tensorboard import SummaryWriter
+class _Tensorboard:
+    """Metrics as scalars; what a killed run wrote after its checkpoint is hidden."""
 
-    with SummaryWriter(folder / "tensorboard") as writer:
-        for line in history:
-            for name, value in line.items():
-                if name != "epoch":
-                    writer.add_scalar(name, value, int(line["epoch"]))
+    def __init__(self, folder: Path, done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(folder / "tensorboard", purge_step=done + 1 if done else None)
+
+    def add(self, line: dict[str, float]) -> None:
+        """One epoch."""
+        for name, value in line.items():
+            if name != "epoch":
+                self.writer.add_scalar(name, value, int(line["epoch"]))
+        self.writer.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -97,9 +97,11 @@ STUDIES: dict[str, Callable[[], Groups]] = {
 
 
 def run_study(
-    name: str, *, seeds: int, out: Path, jobs: int, report: Callable[[str, list[Comparison]], None], only: str = ""
-) -> dict[str, Any]:
-    """All runs of a study; the record is what the documentation reads.
+    name: str, *, seeds: int, out: Path, jobs: int, only: str = ""
+) -> Iterator[tuple[str, list[Comparison], dict[str, Any]]]:
+    """Each group of a study, as soon as its runs are done: title, comparison, and the record so far.
+
+    The record of the last group is what the documentation reads. Runs that ``out`` holds finished are not repeated.
 
     Raises
     ------
@@ -123,11 +125,10 @@ def run_study(
         for config, result in run_all(list(places), out, jobs=jobs):
             results[places[config]][config.seed] = result
         found = compare(load(next(iter(variants.values())).task).task, results)
-        report(title, found)
         for variant, row in zip(variants, found, strict=True):
             parameters = next(iter(results[variant].values()))["parameters"]
             rows.append({"group": title, **_finite(row), "parameters": parameters, "config": asdict(variants[variant])})
-    return {"study": name, "environment": environment(), "runs": rows}
+        yield title, found, {"study": name, "environment": environment(), "runs": rows}
 
 
 def _seeded(config: Config, seed: int, out: Path) -> Config:

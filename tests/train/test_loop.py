@@ -16,8 +16,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
 pytest.importorskip("lightning_fabric", reason="Lightning Fabric is missing: pip install 'espref[train]'")
+from espref.cli import main  # noqa: E402
 from espref.nn.transformer import ATTENTION  # noqa: E402
-from espref.train import loop  # noqa: E402
+from espref.train import loop, studies  # noqa: E402
 from espref.train.config import Config  # noqa: E402
 from espref.train.embedded import EMBEDDED  # noqa: E402
 from espref.train.model import build  # noqa: E402
@@ -95,6 +96,12 @@ def test_what_cannot_be_continued_is_refused(tmp_path: Path, fabric) -> None:
         loop.train(data, replace(config, attention="linear"), tmp_path / "other", fabric)
     with pytest.raises(ValueError, match="task: expected one of"):
         load("nothing")
+    torch.save({"model": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: expected a checkpoint"):
+        loop.train(data, config, tmp_path, fabric)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="accelerator: expected one that this machine has"):
+            loop.make_fabric("cuda")
 
 
 def test_a_swapped_model_starts_where_softmax_stopped(tmp_path: Path, fabric) -> None:
@@ -120,6 +127,27 @@ def test_several_runs_and_their_comparison(tmp_path: Path) -> None:
     assert second.error == pytest.approx(abs(gaps[0] - gaps[1]) / 2) and second.wins == sum(g > 0 for g in gaps)
 
 
+def test_a_study_writes_its_record_group_by_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """A second group that fails leaves the record of the first; started again, finished runs are read, not repeated."""
+    small = Config("digits", "softmax", **{**SMALL, "epochs": 1})
+    bad = {"softmax": replace(small, batch=32), "missing": replace(small, start="nowhere")}
+    groups = {"first": {"softmax": small, "more": replace(small, rate=1e-3)}, "second": bad}
+    monkeypatch.setitem(studies.STUDIES, "slices", lambda: groups)
+    words = ["train", "study", "slices", "--seeds", "2", "--out", str(tmp_path), "--record", str(tmp_path / "r.json")]
+    assert main(words) == 2 and "nowhere-seed=" in capsys.readouterr().err
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert [(run["group"], run["variant"], run["seeds"]) for run in record["runs"]] == [
+        ("first", "softmax", 2),
+        ("first", "more", 2),
+    ]
+    assert record["runs"][0]["difference"] == 0 and record["environment"]["torch"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("digits-softmax*/metrics.json")}
+    assert len(before) >= 4 and main([*words, "--only", "first"]) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert json.loads((tmp_path / "r.json").read_text())["runs"] == record["runs"]
+    assert main(["train", "study", "nothing"]) == 2 and "study: expected one of" in capsys.readouterr().err
+
+
 def command(out: Path, *words: str, processes: int = 0) -> list[str]:
     """espref train digits, alone or under torchrun."""
     start = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
@@ -136,13 +164,16 @@ def result(out: Path) -> dict:
     return json.loads(path.read_text())
 
 
-def test_two_processes_are_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fraction", ["0.3", "0.03"])  # full batches; one of odd length, so that shares differ
+def test_two_processes_are_one(fraction: str, tmp_path: Path) -> None:
     """gloo, two processes, equal global batch: the same losses to rounding."""
     for name, processes in (("one", 0), ("two", 2)):
-        words = command(tmp_path / name, "--epochs", "2", "--fraction", "0.3", processes=processes)
+        words = command(tmp_path / name, "--epochs", "2", "--fraction", fraction, processes=processes)
         done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr
         assert result(tmp_path / name)["processes"] == max(1, processes)
+        pictures = {path.name: path.read_bytes()[:4] for path in (tmp_path / name).glob("*.png")}
+        assert pictures == {"digits-curves.png": b"\x89PNG", "digits-attention.png": b"\x89PNG"}
     found = [result(tmp_path / name)["history"] for name in ("one", "two")]
     for one, two in zip(*found, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
