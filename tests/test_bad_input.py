@@ -231,7 +231,7 @@ def test_bad_argument(function, argument: str, bad: object, message: str) -> Non
     [
         (espref.marginal_defect, {"plan": math.nan}),
         (espref.transport_cost, {"plan": -1, "x": X, "y": Y}),
-        (espref.sample_directions, {"n_directions": 8, "dim": 10**400}),
+        (espref.sample_directions, {"dim": 10**400, "n_directions": 8}),
         (espref.soft_sort, {"power": [1.0, [2.0]], "s": [1.0], "tau": 1.0}),
     ],
 )
