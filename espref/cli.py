@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     plan.set_defaults(run=_plan)
 
     bench = commands.add_parser("bench", help="speed and memory, as ratios measured in one run")
-    bench.add_argument("suite", nargs="?", default="all", help="plans, planfree, attention or all (default)")
+    bench.add_argument("suite", nargs="?", default="all", help="plans, planfree, attention, numerics or all (default)")
     bench.add_argument("--json", type=Path, default=Path("espref-bench.json"), metavar="FILE", help="the results")
     bench.set_defaults(run=_bench)
 
@@ -303,7 +303,7 @@ def _train(options: argparse.Namespace) -> int:
     try:
         from .train.command import add_arguments, run_command
     except ImportError as error:
-        raise ImportError(f"espref train needs {error.name}: pip install 'espref[train]'") from error
+        raise ImportError("espref train needs PyTorch and more: pip install 'espref[train]'") from error
     parser = argparse.ArgumentParser(prog="espref train", description="The applications of ESP attention.")
     add_arguments(parser)
     return run_command(parser.parse_args(options.words))

@@ -12,7 +12,7 @@ from typing import Any
 
 from .._checks import as_choice
 
-SUITES = ("plans", "planfree", "attention")
+SUITES = ("plans", "planfree", "attention", "numerics")
 
 
 def suites(name: str) -> tuple[str, ...]:

@@ -1,0 +1,70 @@
+"""How exact the torch function is: narrow floats, extreme temperatures, long sequences, against float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .plans import row
+
+TAUS = tuple(10.0 ** np.arange(-6, 7, 3))
+BETAS = (0.0, 1.0, 1e3, 1e6)
+
+
+def _tokens(n: int, dim: int = 8) -> Any:
+    import torch
+
+    return torch.randn(3, n, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def _errors(kind: str, sort: str, n: int, taus: tuple[float, ...], betas: tuple[float, ...]) -> tuple[float, float]:
+    """Largest error of an output against float64 on the same rounded tokens, and largest deviation of a column sum.
+
+    Both relative: to the largest output, to 1. Infinite where anything is not finite.
+    """
+    import torch
+
+    from ..nn.functional import esp_attention
+
+    q, k, v = (x.to(getattr(torch, kind)) for x in _tokens(n))
+    worst, defect = 0.0, 0.0
+    ones = torch.ones(n, 1, dtype=q.dtype)
+    for tau in taus:
+        for beta in betas:
+            narrow = esp_attention(q, k, v, tau=tau, beta=beta, sort=sort).output.double()
+            exact = esp_attention(q.double(), k.double(), v.double(), tau=tau, beta=beta, sort=sort).output
+            # with queries and keys exchanged, row sums are the column sums of the transposed plan
+            sums = esp_attention(k, q, ones, tau=tau, beta=beta, sort=sort).output.double()
+            if not (torch.isfinite(narrow).all() and torch.isfinite(sums).all()):
+                return float("inf"), float("inf")
+            worst = max(worst, float((narrow - exact).abs().max() / exact.abs().max()))
+            defect = max(defect, float((sums - 1).abs().max()))
+    return worst, defect
+
+
+def run() -> list[dict[str, Any]]:
+    """All rows of the suite; needs the extra ``torch``."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("the suite numerics needs PyTorch: pip install 'espref[torch]'") from error
+    rows = []
+    for kind in ("float16", "bfloat16", "float32"):
+        unit = torch.finfo(getattr(torch, kind)).eps
+        for sort in ("soft", "balanced", "hard"):
+            worst, defect = _errors(kind, sort, 256, TAUS, BETAS[:2])
+            detail = f"tau from 1e-6 to 1e6, beta 0 and 1, N = 256; column sums off by {defect:.1e}"
+            name = f"{kind}, {sort}: error against float64"
+            rows.append(row(name, worst / unit, "rounding units", "<= 64", worst <= 64 * unit, detail))
+    for beta in BETAS[2:]:
+        worst, _ = _errors("float32", "soft", 256, (0.1,), (beta,))
+        detail = "near-equal costs are told apart by their last digits"
+        rows.append(
+            row(f"float32, soft, beta = {beta:g}: error against float64", worst, "of the output", "", None, detail)
+        )
+    for n in (1000, 10_000, 100_000):
+        worst, defect = _errors("float32", "balanced", n, (0.1,), (1.0,))
+        detail = f"column sums off by {defect:.1e}"
+        rows.append(row(f"float32, balanced, N = {n}: error against float64", worst, "of the output", "", None, detail))
+    return rows
