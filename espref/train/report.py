@@ -55,6 +55,8 @@ def curves(path: Path, data: Data, results: Results, configs: dict[str, Config],
             right.plot(epochs, [line[metric] for line in result["history"]], color=f"C{number}")
     left.set(xlabel="epoch", ylabel="training loss")
     right.set(xlabel="epoch", ylabel=f"{metric}, test, %")
+    for ax in (left, right):
+        ax.xaxis.get_major_locator().set_params(integer=True)
     left.legend()
     _save(figure, path)
 
