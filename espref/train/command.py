@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each, seeds 0 to N - 1 (default 1)")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="a folder a run (default runs)")
     parser.add_argument("--root", metavar="DIR", help="where the files of the paper's data are (default data)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, one thread each (default 1)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="with 'study': runs at a time (default 1)")
     parser.add_argument("--only", default="", metavar="TEXT", help="with 'study': groups whose title contains TEXT")
     parser.add_argument("--record", type=Path, metavar="FILE", help="with 'study': where the record goes")
     parser.add_argument("--accelerator", default="cpu", help="cpu, cuda or auto (default cpu)")
