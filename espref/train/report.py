@@ -56,7 +56,7 @@ def curves(path: Path, data: Data, results: Results, configs: dict[str, Config],
     left.set(xlabel="epoch", ylabel="training loss")
     right.set(xlabel="epoch", ylabel=f"{metric}, test, %")
     for ax in (left, right):
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.locator_params(axis="x", integer=True)
     left.legend()
     _save(figure, path)
 
