@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from pathlib import Path
 
@@ -39,12 +40,10 @@ def test_citations_exist(page: Path) -> None:
 def test_documents_exist(page: Path) -> None:
     """Every page that is linked is there."""
     for target in re.findall(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`", page.read_text()):
-        path = target.removeprefix("/")
-        inside = path.removeprefix("tutorials/") if page.parent.name == "tutorials" else path
-        assert any(
-            (ROOT / folder / f"{name}.md").exists()
-            for folder, name in (("docs", path), ("", path), ("tutorials", inside))
-        )
+        base = "tutorials" if page.parent.name == "tutorials" else ""
+        path = os.path.normpath(target.removeprefix("/") if target.startswith("/") else f"{base}/{target}").lstrip("/")
+        folder = ROOT if path.startswith("tutorials/") else ROOT / "docs"
+        assert (folder / f"{path}.md").exists(), target
 
 
 @tutorials
