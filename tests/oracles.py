@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -63,11 +64,37 @@ def all_pairs(x, y, p: float) -> np.ndarray:
     return np.array([[math.dist(xi, yj) ** p for yj in y] for xi in x])
 
 
+def arcs(x, y, a, b, p: float) -> list[tuple[float, np.ndarray, float]]:
+    """(length, plan, cost) of every arc, each plan at its middle angle by rational arithmetic: no code shared."""
+    a = np.full(len(x), 1 / len(x)) if a is None else a
+    b = np.full(len(y), 1 / len(y)) if b is None else b
+    ends = {0.0}
+    for cloud, weights in ((x, a), (y, b)):
+        for (p0, w0), (p1, w1) in itertools.combinations(zip(cloud.tolist(), weights, strict=True), 2):
+            if p0 != p1 and w0 > 0 and w1 > 0:
+                ends.add(math.atan((p0[0] - p1[0]) / (p1[1] - p0[1])) % math.pi if p0[1] != p1[1] else math.pi / 2)
+    ordered = [*sorted(ends), math.pi]
+    found = []
+    for start, stop in itertools.pairwise(ordered):
+        if stop - start < 1e-12:
+            continue
+        c, s = math.cos((start + stop) / 2), math.sin((start + stop) / 2)
+        u, v = [c * q[0] + s * q[1] for q in x.tolist()], [c * q[0] + s * q[1] for q in y.tolist()]
+        plan = line_plan(u, v, a, b)
+        found.append((stop - start, plan, cost(plan, x, y, p)))
+    return found
+
+
+def number(value) -> mp.mpf:
+    """A float as it is; a number of 50 digits unrounded."""
+    return value if isinstance(value, mp.mpf) else mp.mpf(float(value))
+
+
 def soft_sort(s, tau, power: int = 1, balanced: bool = False, weights=None) -> mp.matrix:
     """The soft sort of weighted scores by its definition, in 50 digits; the balanced one by Newton's method."""
     n = len(s)
     s, a = (
-        [mp.mpf(float(value)) for value in s],
+        [number(value) for value in s],
         [mp.mpf(float(w)) for w in (np.ones(n) if weights is None else weights)],
     )
     order = sorted(range(n), key=lambda i: s[i])
@@ -146,9 +173,7 @@ def esp_matrix(q, k, directions, tau, beta, power: int = 1, balanced: bool = Fal
     """n sum_l w_l U_l in 50 digits, w = softmax(-beta <C, U_l>)."""
     n, m = len(q), len(k)
     plans = [soft_line_plan(q @ theta, k @ theta, tau, None, None, power, balanced) for theta in directions]
-    ground = [
-        [mp.fsum((mp.mpf(float(s)) - mp.mpf(float(t))) ** 2 for s, t in zip(x, y, strict=True)) for y in k] for x in q
-    ]
+    ground = [[mp.fsum((number(s) - number(t)) ** 2 for s, t in zip(x, y, strict=True)) for y in k] for x in q]
     costs = [mp.fsum(ground[i][j] * plan[i, j] for i in range(n) for j in range(m)) for plan in plans]
     gibbs = [mp.exp(-mp.mpf(float(beta)) * (cost - min(costs))) for cost in costs]
     total = mp.matrix(n, m)

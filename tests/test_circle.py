@@ -15,34 +15,13 @@ from strategies import Problem, problems
 from espref import circle_plan, expected_sliced_plan, sample_directions
 
 
-def enumerate_arcs(x, y, a, b, p: float) -> list[tuple[float, np.ndarray, float]]:
-    """(length, plan, cost) of every arc, each plan at its middle angle by rational arithmetic: no code shared."""
-    a = np.full(len(x), 1 / len(x)) if a is None else a
-    b = np.full(len(y), 1 / len(y)) if b is None else b
-    ends = {0.0}
-    for cloud, weights in ((x, a), (y, b)):
-        for (p0, w0), (p1, w1) in itertools.combinations(zip(cloud.tolist(), weights, strict=True), 2):
-            if p0 != p1 and w0 > 0 and w1 > 0:
-                ends.add(math.atan((p0[0] - p1[0]) / (p1[1] - p0[1])) % math.pi if p0[1] != p1[1] else math.pi / 2)
-    ordered = [*sorted(ends), math.pi]
-    arcs = []
-    for start, stop in itertools.pairwise(ordered):
-        if stop - start < 1e-12:
-            continue
-        c, s = math.cos((start + stop) / 2), math.sin((start + stop) / 2)
-        u, v = [c * q[0] + s * q[1] for q in x.tolist()], [c * q[0] + s * q[1] for q in y.tolist()]
-        plan = oracles.line_plan(u, v, a, b)
-        arcs.append((stop - start, plan, oracles.cost(plan, x, y, p)))
-    return arcs
-
-
 @pytest.mark.parametrize("beta", [0.0, 1.0, math.inf])
 @given(problem=problems(most=6, dims=(2,), scales=(1.0, 3.7)), p=st.sampled_from([1, 1.5, 2, 3]))
 def test_enumeration(beta: float, problem: Problem, p: float) -> None:
     """Weighted clouds, n != m, ties, duplicates, collinear points: the Gibbs mean of all arcs, one at a time."""
     x, y, a, b, _ = problem
     result = circle_plan(x, y, a, b, beta=beta, p=p)
-    lengths, plans, costs = map(np.array, zip(*enumerate_arcs(x, y, a, b, p), strict=True))
+    lengths, plans, costs = map(np.array, zip(*oracles.arcs(x, y, a, b, p), strict=True))
     if math.isinf(beta):  # arcs of equal cost are told apart by rounding: only the cost is a function of the clouds
         assert result.cost == pytest.approx(costs.min(), rel=1e-12, abs=1e-14)
         return
@@ -56,7 +35,7 @@ def test_cheapest_arc() -> None:
     """beta = inf: the plan of the one cheapest arc, no direction in 2000 is cheaper."""
     rng = np.random.default_rng(3)
     x, y, a = rng.standard_normal((6, 2)), rng.standard_normal((5, 2)), rng.dirichlet(np.ones(6))
-    arcs = enumerate_arcs(x, y, a, None, 2)
+    arcs = oracles.arcs(x, y, a, None, 2)
     result = circle_plan(x, y, a, beta=math.inf)
     np.testing.assert_allclose(result.plan.toarray(), min(arcs, key=lambda arc: arc[2])[1], rtol=0, atol=1e-15)
     directions = sample_directions(2000, 2, method="equispaced")
@@ -89,7 +68,7 @@ def test_pie_of_permutations() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 3, 2))
     result = circle_plan(x, y)
-    arcs = enumerate_arcs(x, y, None, None, 2)
+    arcs = oracles.arcs(x, y, None, None, 2)
     for _, plan, _ in arcs:
         assert sorted((plan * 3).argmax(axis=1)) == [0, 1, 2] and np.count_nonzero(plan) == 3
     assert len(result.weights) == len(result.costs) == 6

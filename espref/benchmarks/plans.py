@@ -69,17 +69,18 @@ def forget_peak():
 """
 
 
-def peak_memory(code: str) -> dict[str, float]:
+def peak_memory(code: str, then: str = "0.0") -> dict[str, float]:
     """Run ``code`` in a process of its own; returns seconds, the growth of its peak memory and the peak, in MB. Linux.
 
-    The code has two parts, split by a line "# measured": what comes after it is measured.
+    The code has two parts, split by a line "# measured": what comes after it is measured. ``then`` is an expression
+    evaluated after it, whose value is returned under that name.
     """
     setup, measured = code.split("# measured\n")
     script = (
         f"{MEMORY}\n{setup}\nforget_peak(); before = memory('VmRSS'); start = time.perf_counter()\n"
         f"{measured}\n"
         "seconds, peak = time.perf_counter() - start, memory('VmHWM')\n"
-        "print(json.dumps({'seconds': seconds, 'peak_mb': peak - before, 'total_mb': peak}))\n"
+        f"print(json.dumps({{'seconds': seconds, 'peak_mb': peak - before, 'total_mb': peak, 'then': {then}}}))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
