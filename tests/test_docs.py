@@ -67,6 +67,13 @@ def test_tutorial_names_a_claim(page: Path) -> None:
     assert "{claim}`" in page.read_text()
 
 
+@tutorials
+def test_markdown_output_is_parsed(page: Path) -> None:
+    """A cell that shows Markdown has it read as MyST: the site's default reader knows no tables."""
+    for cell in re.findall(r"^```\{code-cell\}.*?^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        assert "\nMarkdown(" not in cell or "markdown_format: myst" in cell
+
+
 def test_labels_are_unique() -> None:
     """Labels of equations, figures and exercises are global on the site."""
     text = "\n".join(page.read_text() for page in PAGES)
