@@ -1,0 +1,133 @@
+"""The other way round: every claim of the NumPy chapters falls for some way of breaking the library.
+
+A claim that passes whatever the code does would be worth nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import coo_array
+from test_claims import BREAKS, EXACT, PROBLEMS, SOFT, SOFT_BREAKS, break_library
+
+from espref import attention, circle, directions, expected, line, softsort
+from espref.claims import LEDGER, run_claim
+
+#: Mathematics that calls nothing of the package, and facts about another one.
+ABOUT_NO_CODE = {"attention.no-causal-form", "solvers.pot-slice-costs-are-wrong"}
+
+
+def _full_plan(pieces, n, m):
+    return coo_array(np.full((n, m), 1 / (n * m)))
+
+
+def _random_whatever_is_asked(n_directions, dim, *, method="random", seed=None):
+    return directions._random(n_directions, dim, np.random.default_rng())
+
+
+def _tilted(x, y, arcs=circle.arcs):
+    lengths, middles = arcs(x, y)
+    lengths = lengths * (1 + 0.5 * np.cos(2 * middles))
+    return circle.Arcs(lengths / lengths.sum() * np.pi, middles)
+
+
+def _target_weighs_less(x, y, theta, a=None, b=None, *, plan=expected.expected_sliced_plan, **settings):
+    result = plan(x, y, theta, a, b, **settings)
+    return result._replace(cost=result.cost * (1 + 1e-9 * x.ravel()[0] - 1e-9 * y.ravel()[0]))
+
+
+def _iterations(change):
+    def broken(q, k, v, *, n_iter, sinkhorn=attention.sinkhorn_attention):
+        return sinkhorn(q, k, v, n_iter=change(n_iter))
+
+    return broken
+
+
+def _louder(q, k, v, *, esp=attention.esp_attention, **settings):
+    output, matrix = esp(q, k, v, **settings)
+    return attention.Attention(3 * output, matrix)
+
+
+#: What is broken -> (the function, its broken form, the claims that must fall).
+MORE: dict[str, tuple[Callable, Callable, tuple[str, ...]]] = {
+    "every point sends to all": (line.to_plan, _full_plan, ("line.few-entries",)),
+    "values rounded before they are sorted": (
+        line.match,
+        lambda u, v, a, b, ties, match=line.match: match(np.round(u, 1), v, a, b, ties),
+        ("line.depends-on-order-only",),
+    ),
+    "random directions whatever is asked": (
+        directions.sample_directions,
+        _random_whatever_is_asked,
+        ("directions.orthogonal-blocks", "directions.second-moment", "directions.same-seed-same-bits"),
+    ),
+    "some angles of the circle count more": (circle.arcs, _tilted, ("circle.rotation",)),
+    "the cost depends on which cloud is the source": (
+        expected.expected_sliced_plan,
+        _target_weighs_less,
+        ("expected.symmetry",),
+    ),
+    "a plan as dense as Sinkhorn's": (
+        expected.expected_sliced_plan,
+        lambda x, y, *rest, plan=expected.expected_sliced_plan, **settings: plan(x, y, *rest, **settings)._replace(
+            plan=coo_array(np.full((len(x), len(y)), 1 / (len(x) * len(y))))
+        ),
+        ("solvers.sliced-plan-is-sparser-than-sinkhorn",),
+    ),
+    "a kernel that is not positive definite": (
+        softsort.sort_kernel,
+        lambda ordered, tau, power=1: np.exp(-((ordered[:, None] - ordered) ** 4)),
+        ("softsort.kernel-is-positive-definite",),
+    ),
+    "balanced scaling not begun": (
+        softsort.fixed_point,
+        lambda apply, d: d,
+        ("softsort.balanced-jacobian",),
+    ),
+    "balanced scaling off by a thousandth": (
+        softsort.fixed_point,
+        lambda apply, d, solve=softsort.fixed_point: solve(apply, d) * (1 + 1e-3 * np.arange(len(d)) / len(d)),
+        ("softsort.balanced-rate",),
+    ),
+    "outputs three times as large": (attention.esp_attention, _louder, ("attention.contracts-the-variance",)),
+    "Sinkhorn stops where it starts": (
+        attention.sinkhorn_attention,
+        _iterations(lambda n: 26 - n),
+        ("attention.sinkhorn-needs-iterations",),
+    ),
+    "Sinkhorn goes on until it has converged": (
+        attention.sinkhorn_attention,
+        _iterations(lambda n: 501),
+        ("attention.three-sinkhorn-iterations-suffice",),
+    ),
+    "one direction for all": (
+        directions.sample_directions,
+        lambda n, dim, *, method="random", seed=None: np.tile(np.eye(dim)[0], (n, 1)),
+        ("circle.monte-carlo-rate", "circle.equispaced-rate", "circle.sobol-rate"),
+    ),
+}
+ALL = BREAKS | SOFT_BREAKS | {name: (function, broken) for name, (function, broken, _) in MORE.items()}
+#: Claim -> the break that it notices, the quickest found.
+NOTICED: dict[str, str] = json.loads((Path(__file__).parent / "noticed.json").read_text())
+NOTICED |= {claim: name for name, (*_, claims) in MORE.items() for claim in claims}
+SMALL = [problem for problem in PROBLEMS if problem.origin == "synthetic"]
+
+
+def test_every_claim_is_here() -> None:
+    """No claim of these chapters is left out but those that speak about no code of the package."""
+    named = {entry.id for entry in LEDGER.values() if entry.chapter in EXACT + SOFT}
+    assert set(NOTICED) | ABOUT_NO_CODE == named and not set(NOTICED) & ABOUT_NO_CODE
+
+
+@pytest.mark.parametrize("claim", NOTICED)
+def test_it_falls(claim: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one function broken, the claim falls by its own residual."""
+    break_library(monkeypatch, *ALL[NOTICED[claim]])
+    outcome = run_claim(LEDGER[claim], SMALL, seeds=1)
+    if outcome.verdict == "skipped":
+        pytest.skip(outcome.note)
+    assert outcome.verdict == "fails" and outcome.note.startswith("worst on"), (outcome.residual, outcome.note)
