@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import json
+import re
+from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,21 +22,35 @@ from sphinx.util.docutils import SphinxDirective
 from espref.deviations import DEVIATIONS
 from espref.train.studies import STUDIES
 
-
-def cell(value: Any) -> str:
-    """A value for a table of MyST markup."""
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "**no**", None: ""}[value]
-    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", r"\|")
+HEAD = ("measured", "result", "demanded", "met", "details")
 
 
-def table(record: dict[str, Any]) -> list[str]:
-    """The rows of a record, and what they were measured with."""
-    columns = [key for key in record["rows"][0] if any(row.get(key) is not None for row in record["rows"])]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    lines += [f"| {' | '.join(cell(row.get(column)) for column in columns)} |" for row in record["rows"]]
-    made_with = ", ".join(f"{key} {value}" for key, value in record["environment"].items() if value is not None)
-    return [*lines, "", f"Measured with {made_with}.", ""]
+def escape(text: str) -> str:
+    """Plain text as a cell of a table of MyST markup."""
+    return re.sub(r"([\\|<*_^$`])", r"\\\1", text)
+
+
+def number(value: float) -> str:
+    """Three digits; whole numbers from a thousand on."""
+    return f"{value:.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
+def record_table(rows: list[dict[str, Any]]) -> list[str]:
+    """What was measured, what came out, what was demanded, and whether it is met."""
+    lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+    for row in rows:
+        demanded = row["target"].replace(">=", "≥").replace("<=", "≤") if row["ok"] is not None else ""
+        met = {True: "yes", False: "**no**", None: ""}[row["ok"]]
+        texts = (row["name"].replace(">=", "≥"), f"{number(row['measured'])} {row['unit']}", demanded)
+        lines.append(f"| {' | '.join(map(escape, texts))} | {met} | {escape(row['detail'])} |")
+    return lines
+
+
+def made_with(environment: dict[str, Any]) -> str:
+    """Machine, and versions of what ran."""
+    place = ("machine", "cores", "system")
+    versions = ", ".join(f"{key} {value}" for key, value in environment.items() if value and key not in place)
+    return f"{environment['machine']}, {environment['cores']} cores, {environment['system']}; {versions}"
 
 
 class Table(SphinxDirective):
@@ -49,11 +65,14 @@ class Table(SphinxDirective):
 
 class Records(Table):
     def run(self) -> list[nodes.Node]:
-        lines = []
+        lines: list[str] = []
         for path in sorted((Path(self.env.srcdir) / "records").glob("*.json")):
             record = json.loads(path.read_text())
-            if record.get("rows") and "environment" in record:
-                lines += [f"**{path.stem}**", "", *table(record)]
+            for suite, rows in groupby(record.get("rows", []), lambda row: row["suite"]):
+                about = (import_module(f"espref.benchmarks.{suite}").__doc__ or "").split("\n\n")
+                lines += [f"**{suite}** (record {path.stem}): {' '.join(map(escape, about))}", ""]
+                lines += ["```{div} small-table", *record_table(list(rows)), "```", ""]
+                lines += [f"Measured on {escape(made_with(record['environment']))}.", ""]
         return self.parsed(lines or ["No record has been committed yet."])
 
 
@@ -67,23 +86,20 @@ class Studies(Table):
             lines += [f"**{record['study']}**: {STUDIES[record['study']].__doc__}", ""]
             for title, group in groupby(record["runs"], lambda run: run["group"]):
                 lines += [*study_table(title, list(group)), ""]
-            made_with = ", ".join(f"{key} {value}" for key, value in record["environment"].items() if value is not None)
-            lines += [f"`espref train study {record['study']}`, measured with {made_with}.", ""]
+            lines += [f"`espref train study {record['study']}`, on {escape(made_with(record['environment']))}.", ""]
         return self.parsed(lines or ["No record has been committed yet."])
 
 
 def study_table(title: str, runs: list[dict[str, Any]]) -> list[str]:
     """Mean and spread over seeds, and the paired difference to the first variant."""
     first, metric = runs[0]["variant"], runs[0]["metric"]
-    lines = [
-        f"| {title} | {metric}, mean ± sd | seeds | minus {first}, ± standard error | better in | parameters |",
-        "|---|---|---|---|---|---|",
-    ]
+    gaps = f"difference to {first}, ± standard error"
+    lines = [f"| {title} | {metric} in %, mean ± sd | seeds | {gaps} | better on | parameters |", "|---" * 6 + "|"]
     for run in runs:
         spread = "" if run["sd"] is None else f" ± {run['sd']:.2f}"
         error = "" if run["error"] is None else f" ± {run['error']:.2f}"
         gap = "" if run is runs[0] else f"{run['difference']:+.2f}{error}"
-        wins = "" if run is runs[0] else f"{run['wins']} of {run['seeds']}"
+        wins = "" if run is runs[0] else f"{run['wins']} of {run['seeds']} seeds"
         mean = f"{run['mean']:.2f}{spread}"
         lines.append(f"| {run['variant']} | {mean} | {run['seeds']} | {gap} | {wins} | {run['parameters']} |")
     return lines
