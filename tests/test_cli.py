@@ -113,6 +113,32 @@ def test_own_units_do_not_matter(capsys, clouds, shift):
     assert run(capsys, "verify", "--source", "x.npy", "--target", "z.npy", "--only", "[le]*")[0] == 0
 
 
+def _awkward(name, rng):
+    """Clouds whose costs are far smaller than their extent, or far larger than their spread."""
+    x, line = rng.normal(size=(60, 3)), rng.normal(size=(60, 1))
+    centres = 10 * rng.normal(size=(2, 5, 2))
+    return {
+        "nearly the same": (x, x + 1e-6 * rng.normal(size=x.shape)),
+        "nearly the same, on the line": (line, line + 1e-3 * rng.normal(size=line.shape)),
+        "far apart": (x, x[:50] ** 2 + 1e3),
+        "clusters": tuple(np.repeat(c, 13, axis=0) + 0.01 * rng.normal(size=(65, 2)) for c in centres),
+        "on one line": tuple(np.outer(rng.normal(size=40), [1.0, 2.0]) for _ in range(2)),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nearly the same", "nearly the same, on the line", "far apart", "clusters", "on one line"],
+)
+def test_own_clouds_of_awkward_shapes(capsys, tmp_path, monkeypatch, name):
+    """No claim falls for the rounding of its own check, nor for that of an oracle."""
+    monkeypatch.chdir(tmp_path)
+    for path, points in zip(("x.npy", "y.npy"), _awkward(name, np.random.default_rng(0)), strict=True):
+        np.save(path, points)
+    code, out, _ = run(capsys, "verify", "--source", "x.npy", "--target", "y.npy")
+    assert code == 0, [row for row in out.splitlines() if "fell" in row]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
