@@ -127,6 +127,8 @@ def esp_attention(
     ------
     ValueError
         For malformed input.
+    RuntimeError
+        When the balanced scaling does not converge.
 
     References
     ----------

@@ -119,6 +119,8 @@ def soft_line_plan(
     ------
     ValueError
         For malformed input.
+    RuntimeError
+        When the balanced scaling does not converge.
 
     Examples
     --------
@@ -163,6 +165,8 @@ def expected_soft_plan(
     ------
     ValueError
         For malformed input.
+    RuntimeError
+        When the balanced scaling does not converge.
 
     References
     ----------

@@ -50,6 +50,13 @@ def test_extremes(sort: str, parts, tau: float, beta: float, exponent: int) -> N
     compare(q, k, v * 10.0**exponent, tau=tau, beta=beta / size / size, directions=directions, sort=sort)
 
 
+def test_balanced_sort_of_very_many_equal_scores() -> None:
+    """Where a running sum of n terms rounds by more than 1e-13 the scaling ends at what rounding allows."""
+    for s in (np.zeros(50_000), np.arange(50_000) % 10.0):
+        sort = sorter(s, 10.0, True)
+        np.testing.assert_allclose(sort.transpose(np.ones((1, len(s)))), 1, rtol=0, atol=len(s) * 2.3e-16)
+
+
 def test_infinite_beta() -> None:
     """beta = inf leaves the cheapest slice."""
     q, k, v = np.random.default_rng(0).standard_normal((3, 20, 4))
