@@ -5,20 +5,15 @@ Relative to the largest entry of the exact result. Run as a program it measures 
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import oracles
+import records
 from mpmath import mp
 
 import espref
-from espref._environment import environment
-from espref.benchmarks.plans import row
-from espref.files import atomic
 
 Pair = tuple[Any, Any]
 TAUS = (1e-3, 0.1, 1.0, 100.0)
@@ -178,19 +173,17 @@ def worst(chapter: str, problems: int) -> float:
     return found
 
 
-def main(path: Path) -> None:
+def main() -> None:
     """Write the record."""
     rows = []
     for chapter, (_, oracle, allowed) in CHAPTERS.items():
         count = 20 if chapter == "nn, gradients" else 100
         error = worst(chapter, count)
-        rows.append(
-            row(chapter, error, "relative error", f"<= {allowed:g}", error <= allowed, f"{oracle}; {count} problems")
-        )
+        detail = f"{oracle}; {count} problems"
+        rows.append(records.row("oracles", chapter, error, "", f"<= {allowed:g}", error <= allowed, detail))
         print(f"{chapter:<16}{error:.1e}")
-    with atomic(path) as draft:
-        draft.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1, allow_nan=False))
+    records.write("oracles", rows)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -11,10 +11,13 @@ import inspect
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
+import records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -140,6 +143,7 @@ def calls(draw: st.DrawFn) -> tuple[Callable, dict[str, Any]]:
     return function, arguments
 
 
+OUTCOMES: Counter[str] = Counter()
 FUNCTIONS = [
     espref.line_plan,
     espref.sample_directions,
@@ -213,9 +217,20 @@ def test_fuzz(call: tuple[Callable, dict[str, Any]]) -> None:
         except (ValueError, TypeError) as error:
             named = re.findall(r"\w+", str(error).split("expected")[0])
             assert set(named) & set(arguments), f"{function.__name__}: {type(error).__name__}: {error}"
+            OUTCOMES["refused"] += 1
         except RuntimeError as error:
             assert re.search(r"converge|did not|Sinkhorn|optimal", str(error)), error
+            OUTCOMES["did not converge, and said so"] += 1
         else:
             check(function, result)
+            OUTCOMES["sound results"] += 1
     for name, value in before.items():
         assert value.tobytes() == arguments[name].tobytes(), f"{function.__name__} changed {name}"
+
+
+@pytest.mark.skipif(not EXAMPLES, reason="make fuzz writes the record")
+def test_record() -> None:
+    """How many calls there were, and how they ended."""
+    detail = ", ".join(f"{count} {outcome}" for outcome, count in OUTCOMES.most_common())
+    total = OUTCOMES.total()
+    records.write("fuzz", [records.row("fuzz", "NumPy functions", total, "calls", ">= 100000", total >= 1e5, detail)])

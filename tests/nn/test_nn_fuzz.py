@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
+import records
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +18,7 @@ from espref import esp_attention as specification  # noqa: E402
 from espref.nn import functional as F  # noqa: E402
 
 EXAMPLES = int(os.environ.get("ESPREF_FUZZ", "0"))
+OUTCOMES: Counter[str] = Counter()
 JUNK = [
     None,
     "text",
@@ -91,9 +94,12 @@ def test_fuzz(arguments: dict) -> None:
             output = F.esp_attention(**arguments).output
         except (ValueError, TypeError) as error:
             assert set(re.findall(r"\w+", str(error).split("expected")[0])) & set(arguments), error
+            OUTCOMES["refused"] += 1
         except RuntimeError as error:
             assert "no convergence" in str(error), error
+            OUTCOMES["did not converge, and said so"] += 1
         else:
+            OUTCOMES["sound results"] += 1
             q, k, v = (arguments[name] for name in ("query", "key", "value"))
             assert output.shape == (len(q), v.shape[1]) and output.dtype == v.dtype and torch.isfinite(output).all()
             masked = arguments["key_padding_mask"] is not None or arguments["query_padding_mask"] is not None
@@ -111,3 +117,12 @@ def test_fuzz(arguments: dict) -> None:
                     np.testing.assert_allclose(output, plain.output, rtol=0, atol=1e-9 * (1 + abs(v).max().item()))
     for name, value in before.items():
         assert torch.equal(value, arguments[name]) or value.isnan().any(), name
+
+
+@pytest.mark.skipif(not EXAMPLES, reason="make fuzz writes the record")
+def test_record() -> None:
+    """How many calls there were, and how they ended."""
+    detail = ", ".join(f"{count} {outcome}" for outcome, count in OUTCOMES.most_common())
+    total = OUTCOMES.total()
+    title = "espref.nn.functional.esp_attention"
+    records.write("fuzz", [records.row("fuzz", title, total, "calls", ">= 100000", total >= 1e5, detail)])
