@@ -78,7 +78,9 @@ def _load_npy(path: Path) -> tuple[np.ndarray, Rows]:
         with path.open("rb") as file:
             array = np.load(file, allow_pickle=False)
     except (ValueError, EOFError, BadZipFile) as error:
-        raise FileError(f"{path}: not a plain .npy array ({str(error).splitlines()[0]})") from error
+        pickled = "pickle" in str(error)  # or no array at all: NumPy's advice is to load it unsafely
+        reason = "it holds objects, or is another kind of file" if pickled else str(error).splitlines()[0]
+        raise FileError(f"{path}: not a plain .npy array ({reason})") from error
     except MemoryError:
         raise FileError(f"{path}: too large for the memory of this machine") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":

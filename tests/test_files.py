@@ -84,8 +84,10 @@ def test_pickles_are_never_loaded(tmp_path):
     """An object array would run code on loading; it is refused."""
     path = tmp_path / "x.npy"
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(FileError, match=r"x\.npy: not a plain \.npy array"):
-        read_points(path)
+    for content in (path.read_bytes(), b"hello"):  # nor does the message advise to
+        path.write_bytes(content)
+        with pytest.raises(FileError, match=r"x\.npy: not a plain \.npy array \(it holds objects, or is another kind"):
+            read_points(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK\x03\x04 no zip", b"\xff\xfe\x00"])
