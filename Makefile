@@ -3,17 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: verify test fuzz lint bench docs docs-test clean help
+.PHONY: verify test lint packages docs docs-test bench trust fuzz mutants clean help
 
 help:
-	@echo "make verify   measure every claim of the ledger, on synthetic and real data"
-	@echo "make test     run the tests"
-	@echo "make fuzz     hostile input to every public function, 100 000 calls and more, other ones each time"
-	@echo "make lint     style, formatting and types"
-	@echo "make bench    the benchmarks, as ratios in one run"
-	@echo "make docs     the site in docs/_build/html: every tutorial and every claim is run"
+	@echo "make verify      measure every claim of the ledger, on synthetic and real data"
+	@echo "make test        run the tests"
+	@echo "make lint        style, formatting and types"
+	@echo "make packages    wheel and sdist, built, installed and tried in new environments"
+	@echo "make docs        the site in docs/_build/html: every tutorial and every claim is run"
 	@echo "make docs-test   every page of the site, opened in headless Chromium"
-	@echo "make clean    remove what the other targets made"
+	@echo "make bench       the benchmarks, as ratios in one run"
+	@echo "make clean       remove what the other targets made"
+	@echo "These write the records of docs/trust.md, and take from ten minutes to some hours:"
+	@echo "make trust       oracles, narrow floats, long and large, oldest and newest versions"
+	@echo "make fuzz        hostile input to every public function, 100 000 calls and more, other ones each time"
+	@echo "make mutants     the code changed in thousands of ways, each to be noticed by a test"
 
 verify: .venv/.verify
 	$(BIN)/espref verify
@@ -21,16 +25,13 @@ verify: .venv/.verify
 test: .venv/.test
 	$(BIN)/python -m pytest
 
-fuzz: .venv/.test
-	ESPREF_FUZZ=100000 $(BIN)/python -m pytest tests/test_fuzz.py tests/nn/test_nn_fuzz.py
-
 lint: .venv/.test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: .venv/.test
-	$(BIN)/espref bench
+packages: .venv/.test
+	$(BIN)/python tests/packages.py pinned
 
 docs: .venv/.docs
 	rm -rf docs/_build
@@ -38,6 +39,23 @@ docs: .venv/.docs
 
 docs-test: docs .venv/.test
 	$(BIN)/python -m pytest tests/browser
+
+bench: .venv/.test
+	$(BIN)/espref bench
+
+trust: .venv/.test
+	$(BIN)/python tests/oracle_errors.py
+	$(BIN)/espref bench numerics --json docs/records/numerics-cpu.json
+	$(BIN)/espref bench large --json docs/records/large-cpu.json
+	$(BIN)/python tests/packages.py range
+
+fuzz: .venv/.test
+	ESPREF_FUZZ=100000 $(BIN)/python -m pytest tests/test_fuzz.py tests/nn/test_nn_fuzz.py
+
+mutants: .venv/.mutants
+	$(BIN)/python tests/mutants.py chapters
+	$(BIN)/python tests/mutants.py nn
+	$(BIN)/python tests/mutants.py claims 200
 
 clean:
 	rm -rf .venv docs/_build build dist *.egg-info espref-bench.json
@@ -52,6 +70,10 @@ clean:
 .venv/.test: .venv/bin/pip pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[test,train]'
 	@touch $@ .venv/.verify
+
+.venv/.mutants: .venv/bin/pip pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[mutants]'
+	@touch $@ .venv/.test .venv/.verify
 
 .venv/.docs: .venv/bin/pip pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[docs]'
