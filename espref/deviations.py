@@ -73,6 +73,14 @@ DEVIATIONS = (
         "test_unequal_lengths",
     ),
     Deviation(
+        "slicers",
+        "the axes",
+        "the axes",
+        "as many random directions as asked for, or given ones",
+        "given directions: six schemes of sampling; in attention the axes unless others are given",
+        "test_slicers",
+    ),
+    Deviation(
         "slice costs, n != m or weighted",
         "-",
         "-",

@@ -105,6 +105,24 @@ def test_unequal_lengths() -> None:
     assert marginal_defect(esp_attention(q, k, k, tau=0.1, beta=1.0, sort="balanced").matrix / n) < 1e-11
 
 
+def test_slicers() -> None:
+    """Without directions our attention slices along the axes, as the released algorithm does; POT draws directions at
+    random unless they are given, and then makes the plan of ours."""
+    q, k = tokens()
+    axes = esp_attention(q, k, k, tau=0.1, beta=1.0, power=2)
+    np.testing.assert_array_equal(
+        axes.matrix, esp_attention(q, k, k, tau=0.1, beta=1.0, power=2, directions=np.eye(D)).matrix
+    )
+    plans = [gauss_sort(q[:, axis], 0.1).T @ gauss_sort(k[:, axis], 0.1) for axis in range(D)]
+    flat = esp_attention(q, k, k, tau=0.1, beta=0.0, power=2).matrix
+    np.testing.assert_allclose(flat, np.mean(plans, axis=0), rtol=0, atol=1e-13)
+    sliced = pytest.importorskip("ot").sliced
+    first, second = (sliced.expected_sliced_plan(q, k, n_projections=D, seed=seed)[0] for seed in (0, 1))
+    given = sliced.expected_sliced_plan(q, k, projections=np.eye(D))[0]
+    assert np.abs(first - second).max() > 0.1 / N
+    np.testing.assert_allclose(given, expected_sliced_plan(q, k, np.eye(D)).plan.toarray(), rtol=0, atol=1e-15)
+
+
 def test_pot_slice_costs() -> None:
     """POT's slice costs differ from the costs of POT's own plans for n != m; ours do not."""
     sliced = pytest.importorskip("ot").sliced
