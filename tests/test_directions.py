@@ -149,3 +149,13 @@ def test_equispaced_directions_approach_the_circle() -> None:
         return float(np.abs(expected_sliced_plan(x, y, directions).plan.toarray() - exact).max())
 
     assert error("equispaced") < 2000**-1 < error("random")
+
+
+def test_sobol_cells_at_the_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A point of the cube at 0, or next to 1, is moved to the middle of its cell, where the Gaussian is finite."""
+    for value in (0.0, 1 - 2.0**-30):
+        monkeypatch.setattr(
+            stats.qmc.Sobol, "random_base2", lambda self, bits, value=value: np.full((4, self.d), value)
+        )
+        rows = sample_directions(4, 3, method="sobol", seed=0)
+        np.testing.assert_allclose(rows, np.sign(value - 0.5) / np.sqrt(3), rtol=1e-12)

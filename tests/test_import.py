@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
+
+import espref
+from espref import solvers
 
 SCRIPT = """
 import json, sys, time
@@ -35,3 +39,18 @@ def test_public_names() -> None:
 
     assert len(set(espref.__all__)) == len(espref.__all__)
     assert all(hasattr(espref, name) for name in espref.__all__)
+
+
+def test_defaults_are_those_of_the_papers() -> None:
+    """The same argument has the same default wherever it has one: squared cost, the plain mean, ties shared, ..."""
+    expected = {"p": 2, "beta": 0.0, "ties": "split", "method": "random", "power": 1, "balanced": False, "sort": "soft"}
+    functions = [getattr(espref, name) for name in espref.__all__] + [solvers.ground_cost, solvers.exact_plan]
+    functions += [solvers.sinkhorn_plan, solvers.pot_expected_sliced_plan]
+    seen = set()
+    for function in functions:
+        if inspect.isfunction(function):
+            for name, parameter in inspect.signature(function).parameters.items():
+                if name in expected and parameter.default is not inspect.Parameter.empty:
+                    assert parameter.default == expected[name], (function.__name__, name)
+                    seen.add(name)
+    assert seen == set(expected)

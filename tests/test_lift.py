@@ -290,3 +290,15 @@ def test_forms_of_input() -> None:
         np.testing.assert_allclose([transport_cost(plan, left, y) for plan in plans], expected, rtol=1e-14)
     for array, copy in zip((x, y, directions, a, b), kept, strict=True):
         np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_chunks_do_not_matter(p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs are summed some pieces at a time, tied or not: one at a time gives the same."""
+    rng = np.random.default_rng(0)
+    for x, y in (rng.normal(size=(2, 9, 2)), rng.integers(0, 2, (2, 9, 2)).astype(float)):
+        a = rng.dirichlet(np.ones(9))
+        whole = slice_costs(x, y, np.eye(2), a, p=p)
+        with monkeypatch.context() as patch:
+            patch.setattr("espref.lift._CHUNK", 1)
+            np.testing.assert_allclose(slice_costs(x, y, np.eye(2), a, p=p), whole, rtol=1e-14)

@@ -173,3 +173,15 @@ def test_forms_of_input() -> None:
         np.testing.assert_array_equal(got, expected)
     for part, copy in zip((q, k, v), kept, strict=True):
         np.testing.assert_array_equal(part, copy)
+
+
+def test_hard_sort_of_long_directions() -> None:
+    """With the hard sort only the order counts: directions may be as long as floats go, on both sides."""
+    rng = np.random.default_rng(0)
+    q, k, v, directions = rng.normal(size=(6, 2)) * 40, rng.normal(size=(5, 2)) * 40, rng.normal(size=(5, 2)), np.eye(2)
+    plain = planfree_attention(q, k, v, tau=1.0, beta=0.0, directions=directions, sort="hard")
+    long = planfree_attention(q, k, v, tau=1.0, beta=0.0, directions=1e307 * directions, sort="hard")
+    np.testing.assert_array_equal(plain, long)
+    for small in (q / 1e6, k / 1e6):  # one side alone overflows
+        sides = (small, k) if small.shape == q.shape else (q, small)
+        planfree_attention(*sides, v, tau=1.0, beta=0.0, directions=1e307 * directions, sort="hard")

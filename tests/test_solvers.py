@@ -163,3 +163,44 @@ def test_inputs_are_left_alone() -> None:
     solvers.pot_expected_sliced_plan(x, y, [[1, 0]], a)
     for array, copy in zip((x, y, a), kept, strict=True):
         np.testing.assert_array_equal(array, copy)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_sinkhorn_of_any_exponent(p: float) -> None:
+    """Kernel and cost are those of |x - y|^p; weights of zero on either side stay empty."""
+    rng = np.random.default_rng(2)
+    x, y, a, b = rng.normal(size=(6, 2)), rng.normal(size=(5, 2)), np.full(6, 0.2), np.full(5, 0.25)
+    a[1], b[3] = 0, 0
+    plan, cost = solvers.sinkhorn_plan(x, y, 0.5, a, b, p=p)
+    assert cost == pytest.approx(oracles.cost(plan, x, y, p), rel=1e-12)
+    assert not plan[1].any() and not plan[:, 3].any()
+    heavy = np.ix_(a > 0, b > 0)
+    scaling = np.log(plan[heavy]) + oracles.all_pairs(x, y, p)[heavy] / 0.5
+    centred = scaling - scaling.mean(axis=0) - scaling.mean(axis=1, keepdims=True) + scaling.mean()
+    np.testing.assert_allclose(centred, 0, rtol=0, atol=1e-8)
+
+
+def test_sinkhorn_where_the_standard_domain_underflows() -> None:
+    """exp(-C / reg) is zero in floats for every pair, and the plan is right: in closed form, by its cross ratio e^4."""
+    x, y = np.array([[0.0], [1.0]]), np.array([[50.0], [51.0]])
+    assert np.exp(-((x - y.T) ** 2) / 0.5).max() == 0
+    near = 0.5 / (1 + math.exp(-2))
+    expected = [[near, 0.5 - near], [0.5 - near, near]]
+    np.testing.assert_allclose(solvers.sinkhorn_plan(x, y, 0.5).plan, expected, rtol=0, atol=1e-9)
+
+
+def test_sinkhorn_is_iterated_to_the_end() -> None:
+    """Marginals are right to 1e-9, not only to what is asked at least."""
+    x, y = np.random.default_rng(0).standard_normal((2, 8, 2))
+    plan = solvers.sinkhorn_plan(x, y, 0.1).plan
+    assert max(abs(plan.sum(axis=0) - 1 / 8).max(), abs(plan.sum(axis=1) - 1 / 8).max()) < 1e-9
+
+
+def test_pot_slices_have_all_parts() -> None:
+    """The mean is the default; the Gibbs weights are returned."""
+    rng = np.random.default_rng(0)
+    x, y, directions = rng.normal(size=(5, 2)), rng.normal(size=(4, 2)), rng.normal(size=(3, 2))
+    assert solvers.pot_expected_sliced_plan(x, y, directions).weights.tolist() == [1 / 3] * 3
+    theirs = solvers.pot_expected_sliced_plan(x, y, directions, beta=2.0)
+    ours = expected_sliced_plan(x, y, directions, beta=2.0)
+    np.testing.assert_allclose(theirs.weights, ours.weights, rtol=1e-12)
