@@ -50,6 +50,9 @@ class _Multihead(nn.Module):
         Unbatched and ``batch_first=False`` inputs as in :class:`torch.nn.MultiheadAttention`. Masks say True = ignore.
         ESP and Sinkhorn plans are between real tokens: of self-attention, where query and key are the same tensor,
         ``key_padding_mask`` is the mask of both.
+
+        ``need_weights`` is True by default, as there, and costs the attention matrix: O(L S) memory, and for ESP
+        attention, which makes none without, the time of S value columns more. Pass False in training.
         """
         if self.plans and query is key and query_padding_mask is None:
             query_padding_mask = key_padding_mask
@@ -171,7 +174,7 @@ class EspAttention(_Multihead):
         self.sort, self.sort_in_eval, self.straight_through = sort, sort_in_eval or sort, straight_through
         self.log_tau = nn.Parameter(torch.tensor(tau, device=device, dtype=dtype).log(), requires_grad=learn_tau)
         self.log_beta = nn.Parameter(torch.tensor(beta, device=device, dtype=dtype).log(), requires_grad=learn_beta)
-        self.directions = None if directions is None else nn.Parameter(directions.detach().clone())
+        self.directions = None if directions is None else nn.Parameter(directions.detach().to(device, dtype, copy=True))
 
     def anneal(self, factor: float) -> None:
         """Multiply tau by ``factor`` > 0, in place."""

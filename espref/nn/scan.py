@@ -15,6 +15,12 @@ from torch import Tensor
 
 #: Points in a chunk.
 CHUNK = 16
+#: Points up to which all are one chunk: that is less work than two chunks, filled up, and what they carry.
+WHOLE = 2 * CHUNK
+#: Points up to which all are one chunk: that is less work than two chunks, filled up, and what they carry.
+WHOLE = 2 * CHUNK
+#: Points up to which all are one chunk: that is less work than two chunks, filled up, and what they carry.
+WHOLE = 2 * CHUNK
 
 
 class Kernel(NamedTuple):
@@ -50,7 +56,7 @@ def _chunks(x: Tensor, dim: int, fill: Tensor | None = None) -> Tensor:
 def lower(s: Tensor, x: Tensor, tau: Tensor | None) -> Tensor:
     """y_i = sum_{j <= i} exp(-(s_i - s_j) / tau) x_j for ascending s (..., n) and x (..., n, d)."""
     n = s.shape[-1]
-    if n <= CHUNK:
+    if n <= WHOLE:
         return damping((s[..., :, None] - s[..., None, :]).clamp_(min=0), tau).tril_() @ x
     points, values = _chunks(s, -1, s[..., -1:]), _chunks(x, -2)
     inside = damping((points[..., :, None] - points[..., None, :]).clamp_(min=0), tau).tril_() @ values
@@ -63,7 +69,7 @@ def lower(s: Tensor, x: Tensor, tau: Tensor | None) -> Tensor:
 def laplace(s: Tensor, tau: Tensor | None) -> Kernel:
     """The kernel of ascending s (B, n), as a constant."""
     s, tau = s.detach(), None if tau is None else tau.detach()
-    points = _chunks(s, -1, s[..., -1:]) if s.shape[-1] > CHUNK else s[..., None, :]  # (B, k, c)
+    points = _chunks(s, -1, s[..., -1:]) if s.shape[-1] > WHOLE else s[..., None, :]  # (B, k, c)
     inside = damping((points[..., :, None] - points[..., None, :]).abs_(), tau)
     into = s.new_zeros(*points.shape, 2)
     into[..., 1:, :, 0] = damping(points[..., 1:, :] - points[..., :-1, -1:], tau)
@@ -73,7 +79,7 @@ def laplace(s: Tensor, tau: Tensor | None) -> Kernel:
 
 def _split(kernel: Kernel, x: Tensor) -> Tensor:
     """x (B, n, d) in the chunks of a kernel, (B, k, c, d)."""
-    return _chunks(x, -2) if x.shape[-2] > CHUNK else x[..., None, :, :]
+    return _chunks(x, -2) if x.shape[-2] > WHOLE else x[..., None, :, :]
 
 
 def product(kernel: Kernel, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -153,6 +159,7 @@ def apply(kernel: Kernel, s: Tensor, tau: Tensor | None, x: Tensor) -> Tensor:
     return _Apply.apply(s, tau, x, *kernel)
 
 
-def gauss(s: Tensor, x: Tensor, tau: Tensor) -> Tensor:
-    """K x with K_ij = exp(-(s_i - s_j)^2 / tau): dense, O(n^2) time and memory."""
-    return torch.exp(-(s[..., :, None] - s[..., None, :]).square() / tau) @ x
+def gauss(s: Tensor, tau: Tensor) -> Tensor:
+    """K_ij = exp(-(s_i - s_j)^2 / tau) of s (..., n): dense, O(n^2) time and memory."""
+    rate = torch.exp(-tau.log() / 2)  # the derivative of a power would overflow at tiny tau
+    return torch.exp(-((s[..., :, None] - s[..., None, :]) * rate).square())

@@ -16,7 +16,6 @@ MAX_ROUNDS = 100
 class Options(NamedTuple):
     sort: str
     power: int
-    straight_through: bool
     query_real: Tensor | None  # (B, N) true where the token is real; None: all are
     key_real: Tensor | None  # (B, M)
 
@@ -29,12 +28,14 @@ class Sorter(NamedTuple):
     left: Tensor  # (B, G, N)
     right: Tensor | None  # (B, G, N); None: ones
     tau: Tensor | None
-    kernel: Kernel | None  # None: dense, Gauss; without tau the identity
+    kernel: Kernel | Tensor | None  # Laplace; Gauss, dense (B, G, N, N); None: the identity
 
     def product(self, x: Tensor) -> Tensor:
         """K x, ranks to ranks, (B, G, N, E)."""
         if self.kernel is None:
-            return x if self.tau is None else gauss(self.ordered, x, self.tau)
+            return x
+        if isinstance(self.kernel, Tensor):
+            return self.kernel @ x
         flat = apply(self.kernel, self.ordered.flatten(0, 1), self.tau, x.flatten(0, 1))
         return flat.unflatten(0, x.shape[:2])
 
@@ -84,9 +85,10 @@ def scores(x: Tensor, directions: Tensor) -> Tensor:
 
 
 def soft_sort(
-    s: Tensor, squares: Tensor, real: Tensor | None, tau: Tensor | None, options: Options
-) -> tuple[Sorter, Tensor]:
-    """The soft sorts of scores s (B, G, N), and 1^T P squares (B, G) for squares (B, N).
+    s: Tensor, x: Tensor, squares: Tensor, real: Tensor | None, tau: Tensor | None, options: Options
+) -> tuple[Sorter, Tensor, Tensor]:
+    """The soft sorts of scores s (B, G, N), K (right * Pi x) (B, G, N, E) for x (B, N, E), and 1^T P squares (B, G) for
+    squares (B, N).
 
     Padded tokens stand behind the real ones, and carry nothing.
     """
@@ -99,23 +101,31 @@ def soft_sort(
         top = ordered.detach().masked_fill(mask == 0, -torch.inf).amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
         behind = torch.arange(1, s.shape[-1] + 1, device=s.device) * (top.abs() + 1)  # apart: ties would cost time
         ordered = torch.where(mask > 0, ordered, top + behind)
-    tied = tau is not None or ((ordered[..., 1:] == ordered[..., :-1]) & (mask[..., 1:] > 0)).any()
-    kernel = laplace(ordered.flatten(0, 1), tau) if tied and (tau is None or options.power == 1) else None
+    kernel: Kernel | Tensor | None = None
+    if tau is not None and options.power == 2:
+        kernel = gauss(ordered, tau)
+    elif tau is not None or ((ordered[..., 1:] == ordered[..., :-1]) & (mask[..., 1:] > 0)).any():
+        kernel = laplace(ordered.flatten(0, 1), tau)
     sort = Sorter(order, ordered, mask, None if real is None else mask, tau, kernel)
     if options.sort == "balanced":
         d = _balance(sort, mask)
         total = squares.sum(-1, keepdim=True) if real is None else (squares * real).sum(-1, keepdim=True)
-        return sort._replace(left=d, right=d), total.expand(-1, s.shape[1])
-    ranked = sort.ranked(squares[:, None, :, None])
-    sums = sort.product(torch.cat([mask[..., None], ranked], dim=-1))  # (B, G, N, 2)
-    left = mask / torch.where(mask > 0, sums[..., 0], torch.ones_like(mask))
-    return sort._replace(left=left), (left * sums[..., 1]).sum(-1)
+        sort = sort._replace(left=d, right=d)
+        return sort, sort.product(sort.ranked(x[:, None])), total.expand(-1, s.shape[1])
+    ones = torch.ones_like(squares)  # with x in one product: each builds sums that the backward goes through again
+    image = sort.product(sort.ranked(torch.cat([torch.stack([ones, squares], dim=-1), x], dim=-1)[:, None]))
+    sums, image = image.split([2, x.shape[-1]], dim=-1)
+    masses, moments = sums.unbind(-1)
+    left = mask / torch.where(mask > 0, masses, torch.ones_like(mask))
+    return sort._replace(left=left), image, (left * moments).sum(-1)
 
 
 def _balance(sort: Sorter, mask: Tensor) -> Tensor:
     """d > 0 on real tokens with d * (K d) = 1, differentiable: by the implicit function theorem the gradient of log d
     passes through (I + S)^{-1} with S = diag(d) K diag(d), solved by conjugate gradients (condition at most 2)."""
-    fixed = sort._replace(ordered=sort.ordered.detach(), tau=None if sort.tau is None else sort.tau.detach())
+    kernel = sort.kernel.detach() if isinstance(sort.kernel, Tensor) else sort.kernel
+    tau = None if sort.tau is None else sort.tau.detach()
+    fixed = sort._replace(ordered=sort.ordered.detach(), tau=tau, kernel=kernel)
     tolerance = 1e-13 if mask.dtype == torch.float64 else 2e-6
     with torch.no_grad():
         d = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1).sqrt()

@@ -5,10 +5,11 @@ Per slice: soft sorts as diag(left) K diag(right) Pi with K in linear time, the 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from .sorting import Options, Sorter, scores, soft_sort
 
@@ -101,39 +102,54 @@ def _terms(q: Tensor, k: Tensor, v: Tensor, directions: Tensor, tau: Tensor | No
     q_scores, k_scores = scores(q, directions), scores(k, directions)
     centre = _centre(k, options.key_real)  # plans and weights do not notice, and the costs cancel less
     q, k = q - centre, k - centre
-    source, squares_q = soft_sort(q_scores, q.square().sum(-1), options.query_real, tau, options)
-    target, squares_k = soft_sort(k_scores, k.square().sum(-1), options.key_real, tau, options)
+    source, pushed, squares_q = soft_sort(q_scores, q, q.square().sum(-1), options.query_real, tau, options)
+    pair = torch.cat([k, v], dim=-1)
+    target, pulled, squares_k = soft_sort(k_scores, pair, k.square().sum(-1), options.key_real, tau, options)
     squares = squares_q / real_count(q, options.query_real) + squares_k / real_count(k, options.key_real)
-    pulled = target.product(target.ranked(torch.cat([k, v], dim=-1)[:, None]))
     if ranks is None:
         masses = source.left * target.left / real_count(q, options.query_real)[:, :, None]
     else:
         pulled, masses = ranks.apply(target.left[..., None] * pulled, q.shape[1]), source.left
-    return _Terms(source, squares, source.product(source.ranked(q[:, None])), pulled, masses)
+    return _Terms(source, squares, pushed, pulled, masses)
+
+
+class _Memo:
+    """What the forward keeps for the backward when sequences are short."""
+
+    inputs: list[Tensor] | None = None
+    terms: list[_Terms]
+
+
+def _item_by_item(function: Any, info: Any, in_dims: tuple, arguments: tuple) -> tuple[Any, Any]:
+    """The rule of vmap for functions with several results: called for each item, without a memo."""
+    arguments = pytree.tree_map(lambda x: None if isinstance(x, _Memo) else x, arguments)
+    leaves, form = pytree.tree_flatten(arguments)
+    dims = pytree.tree_flatten(in_dims, is_leaf=lambda d: d is None)[0]
+    items = [
+        function.apply(*form.unflatten([x if d is None else x.select(d, i) for x, d in zip(leaves, dims, strict=True)]))
+        for i in range(info.batch_size)
+    ]
+    return tuple(torch.stack(results) for results in zip(*items, strict=True)), (0,) * len(items[0])
 
 
 class _Streamed(torch.autograd.Function):
-    """sum_l w_l output_l with w = softmax(-beta costs), a few slices at a time; the backward computes them again.
-
-    With g the gradient of the output, slice l receives w_l g on its output and -beta w_l (<g, output_l> - <g, output>)
-    on its cost. Costs and inner products <g, output_l> are both sums over ranks of P (.) times A Q (.).
-    """
+    """sum_l w_l output_l with w = softmax(-beta costs), and the costs, a few slices at a time."""
 
     @staticmethod
-    def forward(ctx, q, k, v, directions, tau, beta, options, group):
+    def forward(q, k, v, directions, tau, beta, options, group, memo):
+        _check_temperatures(tau, beta)
         dim, count = q.shape[-1], real_count(q, options.query_real)
         inputs = [x.detach() for x in (q, k, v, directions, tau)]
-        keep = any(ctx.needs_input_grad) and not options.straight_through
-        keep = keep and len(directions) * len(q) * max(q.shape[1], k.shape[1]) * (dim + v.shape[2]) <= KEEP
+        keep = memo is not None and len(directions) * len(q) * max(q.shape[1], k.shape[1]) * (dim + v.shape[2]) <= KEEP
         if keep:
-            inputs = [x.requires_grad_() for x in inputs]
+            memo.inputs, memo.terms = [x.requires_grad_() for x in inputs], []
         top = q.new_full((len(q),), -torch.inf)
-        total, output, costs, kept = torch.zeros_like(top), q.new_zeros(len(q), q.shape[1], v.shape[2]), [], []
+        total, output, costs = torch.zeros_like(top), q.new_zeros(len(q), q.shape[1], v.shape[2]), []
         for start in range(0, len(directions), group):
             with torch.set_grad_enabled(keep):
                 terms = _part(inputs, slice(start, start + group), options)
             if keep:
-                kept.append(terms)
+                memo.terms.append(terms)
             pushed, pulled, masses = terms.pushed.detach(), terms.pulled.detach(), terms.masses.detach()
             cross = (masses * (pushed * pulled[..., :dim]).sum(-1)).sum(-1)
             cost = terms.squares.detach() - 2 * cross  # (B, G)
@@ -146,28 +162,43 @@ class _Streamed(torch.autograd.Function):
             output = output * scale[:, None, None] + torch.einsum("bg,bgne->bne", weights, outputs)
             total, top = total * scale + weights.sum(1), new_top
             costs.append(cost)
-        output = output / total[:, None, None]
-        ctx.save_for_backward(q, k, v, directions, tau, beta, output, torch.cat(costs, dim=1))
-        ctx.options, ctx.group, ctx.kept = options, group, (inputs, kept) if keep else None
-        return output
+        return output / total[:, None, None], torch.cat(costs, dim=1)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, g):
-        q, k, v, directions, tau, beta, output, costs = ctx.saved_tensors
-        options = ctx.options
-        if options.sort == "hard" and options.straight_through:
-            options = options._replace(sort="soft")
+    def setup_context(ctx, inputs, results):
+        *tensors, ctx.options, ctx.group, ctx.memo = inputs
+        ctx.mark_non_differentiable(results[1])
+        ctx.save_for_backward(*tensors, *results)
+
+    @staticmethod
+    def backward(ctx, g, _):
+        memo, ctx.memo = ctx.memo, None
+        return *_Backward.apply(g, *ctx.saved_tensors, ctx.options, ctx.group, memo), None, None, None
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        return _item_by_item(_Streamed, info, in_dims, arguments)
+
+
+class _Backward(torch.autograd.Function):
+    """The gradients of :class:`_Streamed`, which computes the terms again if they were not kept.
+
+    With g the gradient of the output, slice l receives w_l g on its output and -beta w_l (<g, output_l> - <g, output>)
+    on its cost. Costs and inner products <g, output_l> are both sums over ranks of P (.) times A Q (.).
+    """
+
+    @staticmethod
+    def forward(g, q, k, v, directions, tau, beta, output, costs, options, group, memo):
         weights = torch.softmax(-beta * costs, dim=1)  # (B, L)
         mean = (g * output).sum((1, 2))  # (B,)
         g = g * real_count(q, options.query_real)[:, :, None]
-        inputs, kept = ctx.kept or ([x.detach().requires_grad_() for x in (q, k, v, directions, tau)], [])
-        ctx.kept = None
+        kept = memo is not None and memo.inputs is not None
+        inputs = memo.inputs if kept else [x.detach().requires_grad_() for x in (q, k, v, directions, tau)]
         sums, beta_grad = [torch.zeros_like(x) for x in inputs], torch.zeros_like(beta)
-        for number, start in enumerate(range(0, len(directions), ctx.group)):
-            part = slice(start, start + ctx.group)
+        for number, start in enumerate(range(0, len(directions), group)):
+            part = slice(start, start + group)
             with torch.enable_grad():
-                terms = kept[number] if kept else _part(inputs, part, options)
+                terms = memo.terms[number] if kept else _part(inputs, part, options)
                 looked = terms.source.product(terms.source.ranked(g[:, None]))  # (B, G, N, Ev)
                 cross, inner = _Dots.apply(terms.pushed, looked, terms.pulled)
                 cost = terms.squares - 2 * (terms.masses * cross).sum(-1)  # (B, G)
@@ -176,7 +207,26 @@ class _Streamed(torch.autograd.Function):
             beta_grad = beta_grad - (along * costs[:, part]).sum()
             grads = torch.autograd.grad([inner, cost], inputs, [weights[:, part], -beta * along], allow_unused=True)
             sums = [s if grad is None else s + grad for s, grad in zip(sums, grads, strict=True)]
-        return (*sums, beta_grad, None, None)
+        return *sums, beta_grad
+
+    @staticmethod
+    def setup_context(ctx, inputs, results):
+        pass
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise NotImplementedError("esp_attention: its gradient has no derivative")
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        return _item_by_item(_Backward, info, in_dims, arguments)
+
+
+def _check_temperatures(tau: Tensor, beta: Tensor) -> None:
+    """Here, behind the transforms of torch.func and the compiler, they are numbers."""
+    for name, x, fits, wanted in (("tau", tau, tau > 0, "> 0"), ("beta", beta, beta >= 0, ">= 0")):
+        if not fits:
+            raise ValueError(f"{name}: expected a number {wanted}, got {x.item()}")
 
 
 def _part(inputs: list[Tensor], part: slice, options: Options) -> _Terms:
@@ -197,6 +247,9 @@ def streamed(
     """N sum_l w_l U_l v, (B, N, Ev), for (B, N, E), (B, M, E), (B, M, Ev); ``least`` memory: one slice at a time."""
     per_slice = len(q) * max(q.shape[1], k.shape[1]) * max(q.shape[2], v.shape[2])
     group = 1 if least else max(1, min(len(directions), GROUP // max(per_slice, 1)))
+    tensors = (q, k, v, directions, tau, beta)
+    memo = _Memo() if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) else None
+    apply = _Streamed.apply
     if torch.compiler.is_compiling():  # break the graph: the function differentiates by itself, and is not traced
-        return torch.compiler.disable(_Streamed.apply)(q, k, v, directions, tau, beta, options, group)
-    return _Streamed.apply(q, k, v, directions, tau, beta, options, group)
+        apply = torch.compiler.disable(apply)
+    return apply(*tensors, options, group, memo)[0]

@@ -123,14 +123,28 @@ def test_gradients(sort: str, power: int, masks: dict) -> None:
     assert torch.autograd.gradcheck(output, (q, k, v, slicers, tau, beta), atol=1e-6)
 
 
-def test_straight_through_takes_the_soft_gradient() -> None:
-    """Hard forward; the hard sort alone sends no gradient through the scores, the straight-through one does."""
-    q, k, v = (x.requires_grad_() for x in tokens(12, 12))
-    plain = F.esp_attention(q, k, v, tau=0.3, beta=0.0, sort="hard").output
-    through = F.esp_attention(q, k, v, tau=0.3, beta=0.0, sort="hard", straight_through=True).output
-    torch.testing.assert_close(plain, through)
-    assert torch.autograd.grad(plain.square().sum(), q)[0].abs().max() == 0
-    assert torch.autograd.grad(through.square().sum(), q)[0].abs().max() > 0
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+def test_straight_through_takes_the_soft_gradient(beta: float) -> None:
+    """The hard output and matrix, bit for bit, with the gradient of the soft ones, beta's and tau's too; the hard sort
+    alone sends none through the scores."""
+    leaves = [x.requires_grad_() for x in (*tokens(12, 9), *torch.tensor([0.3, beta], dtype=DOUBLE))]
+    *_, tau_leaf, beta_leaf = leaves
+
+    def call(**options):
+        return F.esp_attention(*leaves[:3], tau=tau_leaf, beta=beta_leaf, need_weights=True, **options)
+
+    plain, soft = call(sort="hard"), call(sort="soft")
+    through = call(sort="hard", straight_through=True)
+    assert torch.equal(through.output, plain.output) and torch.equal(through.weights, plain.weights)
+    for name in ("output", "weights"):
+        g = getattr(plain, name).detach()
+        found, expected = (
+            torch.autograd.grad(getattr(x, name), leaves, g, materialize_grads=True) for x in (through, soft)
+        )
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
+    if not beta:
+        assert torch.autograd.grad(plain.output.square().sum(), leaves[0])[0].abs().max() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -145,12 +159,15 @@ def test_narrow_floats(dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.double(), reference, rtol=tolerance, atol=tolerance)
 
 
-def test_extreme_tau_stays_finite() -> None:
-    """tau from 1e-30 to 1e30 in float32: finite outputs and gradients."""
-    for tau in (1e-30, 1e-6, 1e6, 1e30):
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("sort", ["soft", "balanced"])
+def test_extreme_tau_stays_finite(sort: str, power: int) -> None:
+    """tau from 1e-30 to 1e30 in float32: finite outputs and gradients, tau's too."""
+    for temperature in (1e-30, 1e-6, 1e6, 1e30):
         q, k, v = (x.float().requires_grad_() for x in tokens(80, 80))
-        output = F.esp_attention(q, k, v, tau=tau, beta=1.0).output
-        grads = torch.autograd.grad(output.sum(), (q, k, v))
+        tau = torch.tensor(temperature, requires_grad=True)
+        output = F.esp_attention(q, k, v, tau=tau, beta=1.0, sort=sort, power=power).output
+        grads = torch.autograd.grad(output.sum(), (q, k, v, tau))
         assert torch.isfinite(output).all() and all(torch.isfinite(g).all() for g in grads)
 
 

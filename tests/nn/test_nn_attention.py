@@ -85,6 +85,15 @@ def test_state_dict_round_trip() -> None:
     assert torch.equal(module(x, x, x)[0], other(x, x, x)[0])
 
 
+def test_slicers_take_the_type_of_the_module() -> None:
+    """Given in another precision, they are a parameter of the module's, and not the caller's tensor."""
+    slicers = torch.randn(5, 4)
+    module = EspAttention(8, 2, directions=slicers, dtype=torch.float64)
+    assert {p.dtype for p in module.parameters()} == {torch.float64}
+    same = EspAttention(8, 2, directions=slicers).directions
+    assert same.dtype == slicers.dtype and same.data_ptr() != slicers.data_ptr()
+
+
 def test_bad_settings_are_named() -> None:
     """A ValueError that starts with the argument."""
     for settings, name in (

@@ -39,14 +39,14 @@ BREAKS: dict[str, tuple[ModuleType, str, Callable]] = {
     "the sort not normalised": (
         streaming,
         "soft_sort",
-        lambda *arguments: ((s := sort(*arguments))[0]._replace(left=torch.ones_like(s[0].left)), s[1]),
+        lambda *arguments: ((s := sort(*arguments))[0]._replace(left=torch.ones_like(s[0].left)), *s[1:]),
     ),
     "balanced scaling stopped early": (sorting, "_balance", lambda sort, mask: mask / mask.sum(-1, True).sqrt()),
-    "slices weighed by their dearness": (
+    "slices weighed alike": (
         functional,
         "streamed",
         lambda q, k, v, directions, tau, beta, options, least: streamed(
-            q, k, v, directions, tau, -beta, options, least
+            q, k, v, directions, tau, 0 * beta, options, least
         ),
     ),
     "a matrix on the way": (

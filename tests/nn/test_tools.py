@@ -51,22 +51,76 @@ def test_autocast(sort: str) -> None:
         torch.testing.assert_close(found.float(), plain, rtol=0, atol=0.1 * float(plain.detach().abs().max()))
 
 
-def test_functional_transforms() -> None:
-    """torch.func.functional_call and grad see the parameters; a batch dimension does what vmap would."""
+@pytest.mark.parametrize("sort", SORTS)
+def test_functional_transforms(sort: str) -> None:
+    """torch.func: grad, vjp, jacrev, vmap (over tokens, masks, temperatures), and gradients item by item equal those
+    of autograd."""
+
+    def compute(q, k, v, mask, tau):
+        return functional.esp_attention(q, k, v, tau=tau, beta=1.0, sort=sort, key_padding_mask=mask).output
+
+    def loss(*arguments):
+        return compute(*arguments).square().sum()
+
+    q, k, v = tokens(3, n=6)
+    mask = torch.zeros(3, 6, dtype=torch.bool)
+    mask[1, 4:] = True
+    tau = torch.tensor([0.2, 0.3, 1.0], dtype=torch.float64)
+    items = list(zip(q.detach(), k.detach(), v.detach(), mask, tau, strict=True))
+    found = torch.vmap(compute)(q.detach(), k.detach(), v.detach(), mask, tau)
+    shared = torch.vmap(compute, in_dims=(1, None, None, None, None), out_dims=1)(
+        q.detach().transpose(0, 1), *items[0][1:]
+    )
+    by_item = torch.vmap(torch.func.grad(loss, argnums=(0, 1, 2, 4)))(q.detach(), k.detach(), v.detach(), mask, tau)
+    for i, item in enumerate(items):
+        leaves = [x.clone().requires_grad_() for x in (*item[:3], item[4])]
+        output = compute(*leaves[:3], item[3], leaves[3])
+        torch.testing.assert_close(found[i], output, rtol=0, atol=1e-13)
+        torch.testing.assert_close(shared[:, i], compute(item[0], *items[0][1:]), rtol=0, atol=1e-13)
+        grads = torch.autograd.grad(output.square().sum(), leaves, allow_unused=True, materialize_grads=True)
+        for together, alone in zip(by_item, grads, strict=True):
+            torch.testing.assert_close(together[i], alone, rtol=0, atol=1e-12)
+        for alone, grad in zip(torch.func.grad(loss, argnums=(0, 1, 2, 4))(*item), grads, strict=True):
+            torch.testing.assert_close(alone, grad, rtol=0, atol=1e-12)
+    pulled = torch.func.vjp(lambda v: compute(*items[0][:2], v, *items[0][3:]), items[0][2])[1]
+    jacobian = torch.func.jacrev(compute, argnums=2)(*items[0])
+    g = torch.ones(6, 4, dtype=torch.float64)
+    torch.testing.assert_close(pulled(g)[0], jacobian.sum((0, 1)), rtol=0, atol=1e-12)
+
+
+def test_ensemble_of_modules() -> None:
+    """Parameters stacked and mapped over, as torch.func does with ensembles: each as alone."""
     torch.manual_seed(0)
-    module = EspAttention(8, 2).double()
+    modules = [EspAttention(8, 2, tau=tau, directions=torch.randn(3, 4)).double() for tau in (0.1, 0.5)]
+    stacked = torch.func.stack_module_state(modules)
     x = torch.randn(3, 5, 8).double()
-    parameters = {name: p.detach() for name, p in module.named_parameters()}
 
-    def loss(values):
-        return torch.func.functional_call(module, values, (x, x, x), {"need_weights": False})[0].square().sum()
+    def call(*state):
+        return torch.func.functional_call(modules[0], state, (x, x, x), {"need_weights": False})[0]
 
-    module(x, x, x, need_weights=False)[0].square().sum().backward()
-    expected = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-    moved = {name: p.clone().requires_grad_() for name, p in parameters.items()}
-    found = torch.autograd.grad(loss(moved), [moved[name] for name in expected])
-    for name, grad in zip(expected, found, strict=True):
-        torch.testing.assert_close(grad, expected[name])
+    for found, module in zip(torch.vmap(call)(*stacked), modules, strict=True):
+        torch.testing.assert_close(found, module(x, x, x)[0], rtol=0, atol=1e-13)
+
+
+def test_second_derivatives_are_refused() -> None:
+    """Never a silent zero."""
+    q, k, v = tokens()
+    (grad,) = torch.autograd.grad(
+        functional.esp_attention(q, k, v, tau=0.2, beta=1.0).output.square().sum(), q, create_graph=True
+    )
+    with pytest.raises(NotImplementedError, match="esp_attention: its gradient has no derivative"):
+        grad.sum().backward()
+
+
+def test_inference_keeps_nothing_for_a_backward() -> None:
+    """Learned slicers are parameters: in inference mode, and without gradients, they record nothing."""
+    q, k, v = tokens()
+    slicers = torch.nn.Parameter(torch.eye(4, dtype=torch.float64))
+    expected = functional.esp_attention(q, k, v, tau=0.2, beta=1.0, directions=slicers)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            found = functional.esp_attention(q, k, v, tau=0.2, beta=1.0, directions=slicers)
+        assert not found.output.requires_grad and torch.equal(found.output, expected.output)
 
 
 def test_checkpoints() -> None:
@@ -116,13 +170,3 @@ def test_deterministic_mode() -> None:
             output.sum().backward()
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-def test_vmap_says_what_to_do() -> None:
-    """vmap does not go through: leading dimensions are the batch, and the error says something."""
-    q, k, v = (x.detach() for x in tokens(3))
-    together = functional.esp_attention(q, k, v, tau=0.2, beta=1.0).output
-    one_by_one = [functional.esp_attention(*x, tau=0.2, beta=1.0).output for x in zip(q, k, v, strict=True)]
-    torch.testing.assert_close(together, torch.stack(one_by_one), rtol=0, atol=1e-13)
-    with pytest.raises(RuntimeError, match=r"vmap|functorch"):
-        torch.vmap(lambda q, k, v: functional.esp_attention(q, k, v, tau=0.2, beta=1.0).output)(q, k, v)
