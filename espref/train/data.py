@@ -34,14 +34,14 @@ class Codec:
         """(n,) whole numbers, cut after ``longest``."""
         return torch.tensor([self.ids.get(token, UNKNOWN) for token in self._split(text)][:longest], dtype=torch.long)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text up to the first END; padding and BEGIN are left out."""
+    def decode(self, ids: Iterable[int], unknown: str = "\N{REPLACEMENT CHARACTER}") -> str:
+        """The text up to the first END, ``unknown`` for each UNKNOWN; padding and BEGIN are left out."""
         found = []
         for number in ids:
             if number == END:
                 break
             if number >= UNKNOWN:
-                found.append("\N{REPLACEMENT CHARACTER}" if number == UNKNOWN else self.tokens[number - UNKNOWN - 1])
+                found.append(unknown if number == UNKNOWN else self.tokens[number - UNKNOWN - 1])
         return (" " if self.words else "").join(found)
 
 
@@ -66,10 +66,11 @@ class Batch(NamedTuple):
     padding: Tensor | None  # (B, N)
     labels: Tensor  # (B,) or (B, M)
 
-    def to(self, device: torch.device) -> Batch:
-        """The batch on another device."""
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Batch:
+        """The batch on another device; inputs that are no whole numbers as ``dtype``."""
         padding = None if self.padding is None else self.padding.to(device)
-        return Batch(self.inputs.to(device), padding, self.labels.to(device))
+        inputs = self.inputs.to(device, dtype if self.inputs.is_floating_point() else None)
+        return Batch(inputs, padding, self.labels.to(device))
 
 
 def collate(task: str, items: Sequence[tuple[Any, Any]]) -> Batch:

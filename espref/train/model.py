@@ -109,16 +109,20 @@ def _translations(model: Any, data: Data, batches: Sequence[Batch]) -> dict[str,
     import sacrebleu
 
     assert data.codec is not None
+    words = data.codec.words
     guesses, truths = [], []
     for batch in batches:
         limit = data.settings["length"] - 1
         ids = model.translate(batch.inputs, batch.padding, begin=BEGIN, end=END, limit=limit)
-        guesses += [data.codec.decode(row) for row in ids.tolist()]
+        unknown = ("<unknown>",) if words else ()  # a word that is not in the vocabulary is never a right guess
+        guesses += [data.codec.decode(row, *unknown) for row in ids.tolist()]
         truths += [data.codec.decode(row) for row in batch.labels.tolist()]
     exact = sum(guess == truth for guess, truth in zip(guesses, truths, strict=True))
     return {
         "chrF": sacrebleu.corpus_chrf(guesses, [truths]).score,
-        "BLEU of characters": sacrebleu.corpus_bleu(guesses, [truths], tokenize="char").score,
+        "BLEU" if words else "BLEU of characters": sacrebleu.corpus_bleu(
+            guesses, [truths], tokenize="none" if words else "char"
+        ).score,
         "exact": 100 * exact / len(truths),
     }
 

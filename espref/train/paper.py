@@ -1,12 +1,14 @@
-"""The paper's data, read from the files in which it is distributed, or through Hugging Face ``datasets``.
+"""The paper's data, read from the files in which it is distributed.
 
-Each loader looks below a root folder. What is missing is named with the place where it was looked for; a corrupt file
-is named and nothing is loaded. Files are read as numbers and text only, never unpickled.
+Each loader looks below a root folder. MNIST, IMDb and TweetEval are asked of Hugging Face ``datasets``, where that is
+installed (extra ``hub``), when their folder is not there. What is missing is named with the place where it was looked
+for; a corrupt file is named and nothing is loaded. Files are read as numbers and text only, never unpickled.
 """
 
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,15 +26,26 @@ def _needs(folder: Path, *names: str) -> list[Path]:
     """The files or folders of these names; the first that is missing is named."""
     for name in names:
         if not (folder / name).exists():
-            raise FileError(f"{folder / name}: expected a file of the data set, there is none")
+            raise FileError(f"{(folder / name).absolute()}: expected a file of the data set, there is none")
     return [folder / name for name in names]
 
 
+def _listed(folder: Path, *suffixes: str) -> list[Path]:
+    """The files of a folder with these suffixes, sorted; there must be one."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    if not found:
+        raise FileError(f"{folder}: expected {' or '.join(suffixes)} files, there is none")
+    return found
+
+
 def _lines(path: Path) -> list[str]:
+    """Lines end at line feeds only: U+2028 and its like occur within sentences of real data."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise FileError(f"{path}: expected text in UTF-8, byte {error.start} is none") from error
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 # Images
@@ -48,8 +61,8 @@ def _idx(path: Path) -> np.ndarray:
     if raw[:3] != b"\x00\x00\x08" or not 1 <= rank <= 3 or len(raw) < 4 + 4 * rank:
         raise FileError(f"{path}: expected an idx file of bytes")
     shape = tuple(int(size) for size in np.frombuffer(raw, ">u4", rank, 4))
-    if len(raw) != 4 + 4 * rank + int(np.prod(shape)):
-        raise FileError(f"{path}: expected {int(np.prod(shape))} entries of shape {shape}, the file is cut or too long")
+    if len(raw) != 4 + 4 * rank + math.prod(shape):
+        raise FileError(f"{path}: expected {math.prod(shape)} entries of shape {shape}, the file is cut or too long")
     return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 
@@ -57,7 +70,7 @@ def mnist(root: Path, patch_size: int = 7) -> Data:
     """MNIST from its four idx files in root/mnist, 28 x 28 pixels; patches of 7 unless the preset says otherwise."""
     folder = root / "mnist"
     parts: list[Any] = []
-    if not folder.exists() and (hub := _hub("ylecun/mnist")):
+    if not folder.exists() and (hub := _hub("ylecun/mnist", folder)):
         train, test = (
             [(_picture(row["image"], 28, "L"), int(row["label"])) for row in hub[s]] for s in ("train", "test")
         )
@@ -66,14 +79,14 @@ def mnist(root: Path, patch_size: int = 7) -> Data:
         names = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
         paths = [folder / name if (folder / name).exists() else folder / f"{name}.gz" for name in names]
         images, labels = (_idx(path) for path in _needs(folder, *(path.name for path in paths)))
-        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or labels.max(initial=0) > 9:
+        if images.shape[1:] != (28, 28) or not len(images):
+            raise FileError(f"{paths[0]}: expected images of 28 x 28 pixels, got shape {images.shape}")
+        if labels.shape != (len(images),) or labels.max() > 9:
             raise FileError(f"{paths[1]}: expected a digit for each of {len(images)} images")
         parts.append(
             [(torch.tensor(x / 255, dtype=torch.float32)[None], int(y)) for x, y in zip(images, labels, strict=True)]
         )
-    return Data(
-        "image", parts[0], parts[1], tuple("0123456789"), _image_settings(parts[0][0][0].shape[-1], patch_size, 1, 10)
-    )
+    return Data("image", parts[0], parts[1], tuple("0123456789"), _image_settings(28, patch_size, 1, 10))
 
 
 def _image_settings(size: int, patch: int, channels: int, classes: int) -> dict[str, int]:
@@ -103,7 +116,7 @@ class Pictures:
         try:
             with Image.open(path) as image:
                 return _picture(image, self.size, "RGB"), label
-        except OSError as error:
+        except Exception as error:  # Pillow raises SyntaxError, ValueError and others for broken files
             raise FileError(f"{path}: expected an image, {error}") from error
 
 
@@ -113,10 +126,7 @@ def cats_and_dogs(root: Path, image_size: int = 64, patch_size: int = 8) -> Data
     files: list[tuple[Path, int]] = []
     for label, name in enumerate(("Cat", "Dog")):
         (place,) = _needs(folder, name)
-        found = sorted(p for p in place.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-        if not found:
-            raise FileError(f"{place}: expected .jpg or .png files, there is none")
-        files += [(path, label) for path in found]
+        files += [(path, label) for path in _listed(place, ".jpg", ".jpeg", ".png")]
     order = np.random.default_rng(20).permutation(len(files))
     cut = len(files) // 5
     test, train = ([files[i] for i in sorted(part)] for part in (order[:cut], order[cut:]))
@@ -136,8 +146,8 @@ def _off(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         n, faces = int(words[0]), int(words[1])
         vertices = np.array(words[3 : 3 + 3 * n], dtype=np.float64).reshape(n, 3)
-        triangles = np.array(words[3 + 3 * n : 3 + 3 * n + 4 * faces], dtype=np.int64).reshape(faces, 4)
-    except (ValueError, IndexError) as error:
+        triangles = np.array(words[3 + 3 * n :], dtype=np.int64).reshape(faces, 4)
+    except (ValueError, IndexError, OverflowError) as error:
         raise FileError(f"{path}: expected as many vertices and triangles as the header says, {error}") from error
     corners = triangles[:, 1:]
     if (
@@ -185,12 +195,12 @@ def modelnet40(root: Path, points: int = 1024) -> Data:
     """ModelNet40 from root/ModelNet40/<class>/train and test/*.off: points uniform on the surfaces."""
     (folder,) = _needs(root, "ModelNet40")
     classes = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir()))
+    if not classes:
+        raise FileError(f"{folder}: expected a folder for each class, there is none")
     parts: list[Any] = []
     for part in ("train", "test"):
         places = _needs(folder, *(f"{name}/{part}" for name in classes))
-        files = [(path, label) for label, place in enumerate(places) for path in sorted(place.glob("*.off"))]
-        if not files:
-            raise FileError(f"{folder}: expected .off files in <class>/{part}, there is none")
+        files = [(path, label) for label, place in enumerate(places) for path in _listed(place, ".off")]
         parts.append(Meshes(files, points))
     return Data("points", parts[0], parts[1], classes, {"features": 3, "classes": len(classes)})
 
@@ -210,24 +220,27 @@ def imdb(root: Path, length: int = 512) -> Data:
     """IMDb reviews from root/aclImdb/{train,test}/{neg,pos}/*.txt, cut after 512 words."""
     names = ("neg", "pos")
     parts: list[Any] = []
-    if not (root / "aclImdb").exists() and (hub := _hub("stanfordnlp/imdb")):
+    if not (root / "aclImdb").exists() and (hub := _hub("stanfordnlp/imdb", root / "aclImdb")):
         parts = [[(row["text"], int(row["label"])) for row in hub[part]] for part in ("train", "test")]
         return _texts(parts[0], parts[1], names, length)
     for part in ("train", "test"):
         folders = _needs(root / "aclImdb", *(f"{part}/{name}" for name in names))
-        parts.append(
-            [("\n".join(_lines(path)), k) for k, place in enumerate(folders) for path in sorted(place.glob("*.txt"))]
-        )
-        if not parts[-1]:
-            raise FileError(f"{folders[0]}: expected .txt files, there is none")
+        parts.append([(_review(path), k) for k, place in enumerate(folders) for path in _listed(place, ".txt")])
     return _texts(parts[0], parts[1], names, length)
+
+
+def _review(path: Path) -> str:
+    text = "\n".join(_lines(path))
+    if not text.strip():
+        raise FileError(f"{path}: expected a text, the file is empty")
+    return text
 
 
 def tweeteval(root: Path, length: int = 128) -> Data:
     """TweetEval's sentiment task from root/tweeteval/sentiment/{train,test}_{text,labels}.txt, cut after 128 words."""
     folder, names = root / "tweeteval" / "sentiment", ("negative", "neutral", "positive")
     parts: list[Any] = []
-    if not folder.exists() and (hub := _hub("cardiffnlp/tweet_eval", "sentiment")):
+    if not folder.exists() and (hub := _hub("cardiffnlp/tweet_eval", folder, "sentiment")):
         parts = [[(row["text"], int(row["label"])) for row in hub[part]] for part in ("train", "test")]
         return _texts(parts[0], parts[1], names, length)
     for part in ("train", "test"):
@@ -243,9 +256,9 @@ def tweeteval(root: Path, length: int = 128) -> Data:
 
 
 def iwslt14(root: Path, length: int = 64) -> Data:
-    """IWSLT'14 German to English from root/iwslt14/{train,test}.{de,en}, a sentence a line, by words.
+    """IWSLT'14 German to English from root/iwslt14/{train,test}.{de,en}, a sentence a line, by lower-case words.
 
-    Pairs with an empty side, or a side over ``length`` words, are left out.
+    Pairs with an empty side, or a side over ``length`` words, are left out, of the test too.
     """
     folder = root / "iwslt14"
     sides: dict[str, list[tuple[str, str]]] = {}
@@ -263,8 +276,11 @@ def iwslt14(root: Path, length: int = 64) -> Data:
     return Data("translation", parts[0], parts[1], (), settings, codecs[1])
 
 
-def _hub(name: str, config: str | None = None) -> Any:
-    """A data set through Hugging Face ``datasets``, from its cache or the hub; None where that is not installed."""
+def _hub(name: str, folder: Path, config: str | None = None) -> Any:
+    """A data set through Hugging Face ``datasets``, from its cache or the hub; None where that is not installed.
+
+    ``folder`` is where its files are looked for first.
+    """
     try:
         import datasets
     except ImportError:
@@ -273,7 +289,8 @@ def _hub(name: str, config: str | None = None) -> Any:
         return datasets.load_dataset(name, config)
     except Exception as error:
         raise FileError(
-            f"{name}: expected it in the cache of datasets or on the hub, {type(error).__name__}"
+            f"{name}: expected its files in {folder}, or it in the cache of datasets or on the hub, "
+            f"{type(error).__name__}"
         ) from error
 
 

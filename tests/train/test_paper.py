@@ -148,11 +148,21 @@ SPOILT = {
     "mnist": ("mnist/train-images-idx3-ubyte.gz", b"\x1f\x8b broken"),
     "mnist, cut": ("mnist/t10k-images-idx3-ubyte.gz", gzip.compress(idx(np.zeros((3, 28, 28)))[:-5])),
     "mnist, labels": ("mnist/train-labels-idx1-ubyte.gz", gzip.compress(idx(np.full(5, 11)))),
+    "mnist, size": ("mnist/t10k-images-idx3-ubyte.gz", gzip.compress(idx(np.zeros((3, 20, 20))))),
+    "mnist, none": ("mnist/train-images-idx3-ubyte.gz", gzip.compress(idx(np.zeros((0, 28, 28))))),
+    "mnist, huge": ("mnist/train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12)),
     "mnist, empty": ("mnist/train-labels-idx1-ubyte.gz", gzip.compress(b"")),
     "cats-and-dogs": ("cats-and-dogs/Cat/0.png", b"no image"),
+    "cats-and-dogs, cut": ("cats-and-dogs/Dog/1.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0"),
+    "modelnet40, fewer": ("ModelNet40/chair/train/chair_1.off", CUBE.replace("OFF4 4", "OFF4 2").encode()),
+    "modelnet40, number": (
+        "ModelNet40/chair/train/chair_1.off",
+        CUBE.replace("3 0 1 2", f"3 0 1 {10**30}").encode(),
+    ),
     "modelnet40": ("ModelNet40/chair/train/chair_1.off", b"OFF\n4 4 0\n0 0 0\n"),
     "modelnet40, corner": ("ModelNet40/chair/train/chair_1.off", CUBE.replace("3 0 1 2", "3 0 1 9").encode()),
     "modelnet40, header": ("ModelNet40/chair/train/chair_1.off", b"PLY"),
+    "imdb, empty": ("aclImdb/test/pos/1.txt", b" \n"),
     "imdb": ("aclImdb/train/neg/0.txt", b"\xff\xfe bad"),
     "tweeteval": ("tweeteval/sentiment/train_labels.txt", b"0\n7\n2\n"),
     "tweeteval, short": ("tweeteval/sentiment/train_labels.txt", b"0\n1\n"),
@@ -176,6 +186,46 @@ def test_what_is_corrupt_is_named(case: str, tmp_path: Path) -> None:
     assert Path(path).name in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("cats-and-dogs", "Dog"), ("modelnet40", "chair/test"), ("imdb", "train/pos")],
+)
+def test_an_empty_folder_is_named(name: str, folder: str, tmp_path: Path) -> None:
+    """One class without files is an error, not a data set of the others."""
+    WRITE[name](tmp_path)
+    (place,) = tmp_path.glob(f"*/{folder}")
+    for path in place.iterdir():
+        path.unlink()
+    with pytest.raises(FileError, match="there is none") as caught:
+        LOADERS[name](tmp_path)
+    assert str(place) in str(caught.value)
+
+
+def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
+    """U+2028, U+0085 and a carriage return within a tweet are no new line, and CR LF is one."""
+    write_tweets(tmp_path)
+    path = tmp_path / "tweeteval" / "sentiment" / "train_text.txt"
+    path.write_bytes("bad\u2028day\r\nso\x85me\rday\r\ngreat\x0cday".encode())
+    data = LOADERS["tweeteval"](tmp_path)
+    assert [(len(text), label) for text, label in data.train] == [(2, 0), (3, 1), (2, 2)]
+
+
+def test_an_unknown_word_is_no_right_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that answers UNKNOWN where the reference has a word the vocabulary lacks scores nothing for it."""
+    from espref.train import model
+
+    write_iwslt(tmp_path)
+    (tmp_path / "iwslt14" / "test.en").write_text("zebra zebra zebra zebra\nx\nokapi okapi okapi okapi\n")
+    data = LOADERS["iwslt14"](tmp_path)
+    batch = collate(data.task, data.test)
+    answers = types.SimpleNamespace(translate=lambda *_, **__: batch.labels)  # the truth, as far as ids go
+    found = model._translations(answers, data, [batch])
+    assert (batch.labels == UNKNOWN).all() and found["BLEU"] == found["exact"] == 0
+    known = LOADERS["iwslt14"](tmp_path)._replace(test=data.train)
+    batch = collate(known.task, known.test)
+    assert model._translations(answers, known, [batch])["exact"] == 100
+
+
 def test_the_hub_is_asked_when_there_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through an imitation of ``datasets.load_dataset``; what it raises becomes one line."""
     rows = [{"text": "fine day", "label": 1}, {"text": "bad", "label": 0}]
@@ -190,7 +240,9 @@ def test_the_hub_is_asked_when_there_are_no_files(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     data = LOADERS["tweeteval"](tmp_path)
     assert len(data.train) == 2 and data.train[0][1] == 1 and asked == [("cardiffnlp/tweet_eval", "sentiment")]
-    with pytest.raises(FileError, match="stanfordnlp/imdb: expected it in the cache") as caught:
+    with pytest.raises(
+        FileError, match=r"stanfordnlp/imdb: expected its files in .*aclImdb, or it in the cache"
+    ) as caught:
         LOADERS["imdb"](tmp_path)
     assert "\n" not in str(caught.value)
 
