@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Iterable
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,10 @@ from .config import Config
 from .presets import PRESETS
 
 HIDDEN = ("task", "attention", "seed")
+MODULES = ("torch", "lightning_fabric", "torchmetrics", "sacrebleu", "tensorboard", "sklearn", "babel", "matplotlib")
+#: What the options that are not settings of a run are when they are not given.
+OF_TASKS = {"attention": "esp", "root": "data", "accelerator": "cpu", "devices": 1, "precision": "32-true"}
+OF_STUDIES = {"jobs": 1, "only": "", "record": None}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,16 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", nargs="?", help="a task or a preset (--list), or 'study'")
     parser.add_argument("study", nargs="?", help="with 'study': which one")
     parser.add_argument("--list", action="store_true", help="tasks, kinds of attention, studies")
-    parser.add_argument("--attention", default="esp", metavar="KIND[,KIND]", help="kinds to train (default esp)")
+    parser.add_argument("--attention", metavar="KIND[,KIND]", help="kinds to train (default esp)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each, seeds 0 to N - 1 (default 1)")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="a folder a run (default runs)")
     parser.add_argument("--root", metavar="DIR", help="where the files of the paper's data are (default data)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="with 'study': runs at a time (default 1)")
-    parser.add_argument("--only", default="", metavar="TEXT", help="with 'study': groups whose title contains TEXT")
+    parser.add_argument("--jobs", type=int, metavar="N", help="with 'study': runs at a time (default 1)")
+    parser.add_argument("--only", metavar="TEXT", help="with 'study': groups whose title contains TEXT")
     parser.add_argument("--record", type=Path, metavar="FILE", help="with 'study': where the record goes")
-    parser.add_argument("--accelerator", default="cpu", help="cpu, cuda or auto (default cpu)")
-    parser.add_argument("--devices", type=int, default=1, help="devices of this machine (default 1)")
-    parser.add_argument("--precision", default="32-true", help="of Lightning Fabric, such as bf16-mixed")
+    parser.add_argument("--accelerator", help="cpu, cuda or auto (default cpu)")
+    parser.add_argument("--devices", type=int, metavar="N", help="devices of this machine (default 1)")
+    parser.add_argument("--precision", help="of Lightning Fabric, such as bf16-mixed (default 32-true)")
     for field in fields(Config):
         if field.name not in HIDDEN:
             kind: Any = type(field.default)
@@ -39,23 +45,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Train, or run a study, or list what there is."""
-    try:
-        import lightning_fabric  # noqa: F401
-        import torch
-    except ImportError as error:
-        raise ImportError(f"espref train needs {error.name}: pip install 'espref[train]'") from error
+    for module in MODULES:
+        if find_spec(module) is None:
+            raise ImportError(f"espref train needs {module}: pip install 'espref[train]'")
     if options.list:
         return _list()
     if options.task is None:
         raise ValueError("task: expected the name of a task, see espref train --list")
-    if options.seeds < 1 or options.jobs < 1:
-        raise ValueError(f"--seeds, --jobs: expected positive whole numbers, got {options.seeds}, {options.jobs}")
-    if options.task == "study":
-        return _study(options)
-    if options.study is not None:
+    study = options.task == "study"
+    if options.study is not None and not study:
         raise ValueError(f"study: expected none after a task, got {options.study!r}")
+    settings = dict.fromkeys(field.name for field in fields(Config) if field.name not in HIDDEN)
+    _refuse(options, OF_TASKS | settings if study else OF_STUDIES, "a study" if study else "a task")
+    for name, default in (OF_TASKS | OF_STUDIES).items():
+        setattr(options, name, default if getattr(options, name) is None else getattr(options, name))
+    for name in ("seeds", "jobs", "devices"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name}: expected a positive whole number, got {getattr(options, name)}")
+    if study:
+        return _study(options)
+    import torch
+
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     return _train(options)
+
+
+def _refuse(options: argparse.Namespace, names: Iterable[str], of: str) -> None:
+    """An option that would have no effect is an error."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')}: expected no such option with {of}")
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -65,12 +84,16 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from ..nn.transformer import ATTENTION
     from .loop import make_fabric, train
     from .report import attention_maps, curves, table
     from .runs import compare, load
 
     console, settings = new_console(), _settings(options)
-    kinds = options.attention.split(",")
+    kinds = list(dict.fromkeys(options.attention.split(",")))
+    for kind in kinds:
+        if kind not in ATTENTION:
+            raise ValueError(f"--attention: expected some of {', '.join(ATTENTION)}, got {kind!r}")
     configs = [Config(options.task, kind, seed, **settings) for kind in kinds for seed in range(options.seeds)]
     data = load(options.task, options.root)
     fabric = make_fabric(options.accelerator, options.devices, options.precision)
@@ -100,14 +123,15 @@ def _train(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace) -> int:
     from .report import table
-    from .studies import run_study, write_record
+    from .studies import run_study
 
     console = new_console()
     path = options.record or Path(f"espref-train-{options.study}.json")
-    study = run_study(options.study or "", seeds=options.seeds, out=options.out, jobs=options.jobs, only=options.only)
-    for title, rows, record in study:
+    study = run_study(
+        options.study or "", seeds=options.seeds, out=options.out, jobs=options.jobs, only=options.only, record=path
+    )
+    for title, rows in study:
         console.print(table(title, rows))
-        write_record(record, path)
     console.print(f"written: {path}", markup=False)
     return 0
 

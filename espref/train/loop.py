@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,13 @@ def make_fabric(accelerator: str = "cpu", devices: int = 1, precision: Any = "32
         When this machine has no such accelerator, or for an unknown precision.
     """
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
-    several = devices > 1 or int(os.environ.get("WORLD_SIZE", "1")) > 1
-    strategy = "ddp" if several else "auto"
+    processes = int(os.environ.get("WORLD_SIZE", devices))
+    nodes = max(1, processes // devices)  # torchrun starts equally many processes on each
+    strategy = "ddp" if processes > 1 else "auto"
     try:
-        fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)
+        fabric = Fabric(
+            accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy
+        )
     except RuntimeError as error:
         raise ValueError(f"accelerator: expected one that this machine has, got {accelerator!r}: {error}") from error
     fabric.launch()
@@ -58,7 +62,8 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     """
     if config.batch % fabric.world_size:
         raise ValueError(f"batch: expected a multiple of {fabric.world_size} processes, got {config.batch}")
-    finished = _claim_folder(folder, config, fabric)
+    about = {"config": asdict(config), "environment": versions(), "precision": fabric.strategy.precision.precision}
+    finished = _claim_folder(folder, about, fabric)
     if finished:
         return finished
     torch.manual_seed(config.seed)
@@ -69,8 +74,9 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     wrapped, optimizer = fabric.setup(model, optimizer)
     history = _resume(folder, fabric, wrapped, optimizer)
     kept = subset(labels_of(data), len(data.train), config.fraction, config.seed)
-    tensorboard = _Tensorboard(folder, len(history)) if fabric.is_global_zero else None
-    tests = [b.to(fabric.device) for b in _batches(data, data.test, list(range(len(data.test))), 256)]
+    tensorboard = _Tensorboard(folder, history) if fabric.is_global_zero else None
+    dtype = next(model.parameters()).dtype  # of the unwrapped model, which is evaluated
+    tests = [b.to(fabric.device, dtype) for b in _batches(data, data.test, list(range(len(data.test))), 256)]
     for epoch in range(len(history), config.epochs):
         _set_tau(model, config, epoch)
         line: dict[str, float] = {
@@ -85,12 +91,7 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
             tensorboard.add(history[-1])
         if report is not None and fabric.is_global_zero:
             report(epoch, history[-1])
-    result: dict[str, Any] = {
-        "config": asdict(config),
-        "environment": environment(),
-        "history": history,
-        "final": history[-1],
-    }
+    result: dict[str, Any] = {**about, "history": history, "final": history[-1]}
     result["processes"] = fabric.world_size
     result["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if tensorboard is not None:
@@ -149,16 +150,49 @@ def _batches(data: Data, items: Any, order: list[int], size: int) -> Iterator[Ba
         yield collate(data.task, [items[i] for i in order[start : start + size]])
 
 
-def _claim_folder(folder: Path, config: Config, fabric: Fabric) -> dict[str, Any] | None:
-    """The finished run of this configuration, if the folder holds it; another configuration is refused."""
+def versions() -> dict[str, Any]:
+    """The environment of the package, and versions of what training adds."""
+    found: dict[str, Any] = dict(environment())
+    for package in ("lightning-fabric", "torchmetrics", "sacrebleu", "babel"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """What config.json or metrics.json of a run holds.
+
+    Raises
+    ------
+    ValueError
+        When it is no such file.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"config", "environment", *(("history", "final") if path.name == "metrics.json" else ())} - set(found)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: expected what a run writes, {type(error).__name__}; delete it") from error
+    if missing:
+        raise ValueError(f"{path}: expected what a run writes, {' and '.join(sorted(missing))} missing; delete it")
+    return found
+
+
+def _claim_folder(folder: Path, about: dict[str, Any], fabric: Fabric) -> dict[str, Any] | None:
+    """The finished run of this configuration, if the folder holds it; another one or another precision is refused."""
     path = folder / "config.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["config"] != asdict(config):
-        raise ValueError(f"{folder}: expected a new folder, found a run of another configuration")
+    if path.exists():
+        found = read_run(path)
+        if found["config"] != about["config"]:
+            raise ValueError(f"{folder}: expected a new folder, found a run of another configuration")
+        if found.get("precision", "32-true") != about["precision"]:
+            raise ValueError(f"{folder}: expected a run of precision {about['precision']}, got {found['precision']}")
     if (folder / "metrics.json").exists():
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return read_run(folder / "metrics.json")
     if fabric.is_global_zero and not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write_json(path, {"config": asdict(config), "environment": environment()})
+        _write_json(path, about)
     fabric.barrier()
     return None
 
@@ -178,9 +212,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _begin_with(model: torch.nn.Module, folder: Path) -> None:
     """Weights of a finished run, of another kind of attention too: what both have is carried over."""
+    if not (folder / "checkpoint.pt").exists():
+        raise ValueError(f"start: expected the folder of a run, there is no checkpoint.pt in {folder}")
     theirs = _read(folder / "checkpoint.pt")["model"]
     own = model.state_dict()
-    model.load_state_dict({k: v for k, v in theirs.items() if k in own and v.shape == own[k].shape}, strict=False)
+    shared = {k: v for k, v in theirs.items() if k in own and v.shape == own[k].shape}
+    if not any(k.startswith("encoder.blocks") and v.ndim > 1 for k, v in shared.items()):
+        raise ValueError(f"start: expected a model of the sizes of this one, no block of {folder} fits")
+    model.load_state_dict(shared, strict=False)
 
 
 def _resume(folder: Path, fabric: Fabric, model: Any, optimizer: Any) -> list[dict[str, float]]:
@@ -207,12 +246,14 @@ def _save(folder: Path, fabric: Fabric, model: Any, optimizer: Any, history: lis
 
 
 class _Tensorboard:
-    """Metrics as scalars; what a killed run wrote after its checkpoint is hidden."""
+    """Metrics as scalars; a resumed run writes its history anew, and what it wrote before is hidden."""
 
-    def __init__(self, folder: Path, done: int) -> None:
+    def __init__(self, folder: Path, history: list[dict[str, float]]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(folder / "tensorboard", purge_step=done + 1 if done else None)
+        self.writer = SummaryWriter(folder / "tensorboard", purge_step=1 if history else None)
+        for line in history:
+            self.add(line)
 
     def add(self, line: dict[str, float]) -> None:
         """One epoch."""

@@ -70,8 +70,11 @@ def attention_maps(path: Path, data: Data, results: Results, configs: dict[str, 
         model = build(data, config)
         checkpoint = out / config.name() / "checkpoint.pt"
         model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["model"])
-        ax.imshow(last_attention(model.eval(), data, batch), cmap="cividis")
-        ax.set(title=kind, xlabel="keys", ylabel="queries", xticks=[], yticks=[])
+        seen = last_attention(model.eval(), data, batch).numpy()
+        ax.imshow(seen, cmap="cividis")
+        ax.set(
+            title=f"{kind}\n{seen.min():.2g} to {seen.max():.2g}", xlabel="keys", ylabel="queries", xticks=[], yticks=[]
+        )
     _save(figure, path)
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,15 +53,58 @@ def run(config: Config, out: Path, root: str | None = None, threads: int | None 
 def run_all(
     configs: Sequence[Config], out: Path, *, jobs: int = 1, root: str | None = None
 ) -> Iterator[tuple[Config, dict[str, Any]]]:
-    """All runs in ``jobs`` processes of one thread each; results as they come. Finished ones are read, not repeated."""
+    """All runs in ``jobs`` processes of one thread each; results as they come. Finished ones are read, not repeated.
+
+    Raises
+    ------
+    ChildProcessError
+        When a process was killed; checkpoints stay, and the same call goes on from them.
+    """
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         waiting = {pool.submit(run, config, out, root, 1): config for config in configs}
         try:
             for done in as_completed(waiting):
                 yield waiting[done], done.result()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                f"a training process was killed, for lack of memory perhaps; started again, training goes on from the "
+                f"checkpoints in {out}"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def common_environment(configs: Sequence[Config], out: Path) -> dict[str, Any]:
+    """The versions, commit and machine of runs in ``out``, finished, begun or yet to be made: the same for all.
+
+    Raises
+    ------
+    ValueError
+        When they differ.
+    """
+    from .loop import read_run, versions
+
+    found: dict[str, Any] | None = None
+    current = versions()
+    for config in configs:
+        folder = out / config.name()
+        made = [read_run(path) for name in ("config.json", "metrics.json") if (path := folder / name).exists()]
+        here = [] if (folder / "metrics.json").exists() else [current]
+        for environment in [run["environment"] for run in made] + here:
+            found = found or environment
+            if environment != found:
+                raise ValueError(f"{folder}: expected a run made by {differences(found, environment)}")
+    return found or current
+
+
+def differences(expected: dict[str, Any], got: Any) -> str:
+    """What differs between two environments, in words."""
+    if not isinstance(got, dict):
+        return f"versions that it names, got {got!r}"
+    names = [name for name in {**expected, **got} if expected.get(name) != got.get(name)]
+    one, other = (", ".join(f"{name} {known.get(name)}" for name in names) for known in (expected, got))
+    return f"{one}; got {other}"
 
 
 class Comparison(NamedTuple):

@@ -9,10 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .._environment import environment
-from ..files import atomic
+from ..files import FileError, atomic, check_writable
 from .config import Config
-from .runs import Comparison, compare, load, run_all
+from .runs import Comparison, common_environment, compare, differences, load, run_all
 
 KINDS = ("softmax", "sinkhorn", "differential", "esp", "esp-balanced", "esp-hard-eval")
 #: Epochs that leave the embedded tasks trained on a CPU within a minute.
@@ -97,38 +96,71 @@ STUDIES: dict[str, Callable[[], Groups]] = {
 
 
 def run_study(
-    name: str, *, seeds: int, out: Path, jobs: int, only: str = ""
-) -> Iterator[tuple[str, list[Comparison], dict[str, Any]]]:
-    """Each group of a study, as soon as its runs are done: title, comparison, and the record so far.
+    name: str, *, seeds: int, out: Path, jobs: int, record: Path, only: str = ""
+) -> Iterator[tuple[str, list[Comparison]]]:
+    """Each group of a study, as soon as its runs are done: title and comparison. The record is written each time.
 
-    The record of the last group is what the documentation reads. Runs that ``out`` holds finished are not repeated.
+    Runs that ``out`` holds finished are not repeated. With ``only``, groups whose title contains it are run, and the
+    others that the record holds already are kept.
 
     Raises
     ------
     ValueError
-        For an unknown name.
+        For an unknown name, or an ``only`` that no title contains; when the runs in ``out``, or the record with
+        ``only``, were made by other versions, another commit or another machine than the runs to come.
     """
     if name not in STUDIES:
         raise ValueError(f"study: expected one of {', '.join(STUDIES)}, got {name!r}")
-    rows: list[dict[str, Any]] = []
-    for title, variants in STUDIES[name]().items():
-        if only not in title:
-            continue
-        configs = {
-            variant: [_seeded(config, seed, out) for seed in range(seeds)] for variant, config in variants.items()
-        }
-        starts = [_origin(config) for config in next(iter(configs.values())) if config.start]
-        for _ in run_all(starts, out, jobs=jobs):
+    groups = STUDIES[name]()
+    chosen = {
+        title: {variant: [_seeded(config, seed, out) for seed in range(seeds)] for variant, config in variants.items()}
+        for title, variants in groups.items()
+        if only in title
+    }
+    if not chosen:
+        raise ValueError(f"only: expected part of one of {'; '.join(groups)}, got {only!r}")
+    check_writable(record)
+    everything = [config for found in chosen.values() for configs in found.values() for config in configs]
+    made_by = common_environment([*map(_origin, filter(_starts, everything)), *everything], out)
+    rows = _kept(record, name, list(groups), made_by) if only and record.exists() else {}
+    for title, configs in chosen.items():
+        variants = groups[title]
+        for _ in run_all([_origin(config) for config in next(iter(configs.values())) if config.start], out, jobs=jobs):
             pass
         results: dict[str, dict[int, dict[str, Any]]] = {variant: {} for variant in variants}
         places = {config: variant for variant, found in configs.items() for config in found}
         for config, result in run_all(list(places), out, jobs=jobs):
             results[places[config]][config.seed] = result
         found = compare(load(next(iter(variants.values())).task).task, results)
+        rows[title] = []
         for variant, row in zip(variants, found, strict=True):
             parameters = next(iter(results[variant].values()))["parameters"]
-            rows.append({"group": title, **_finite(row), "parameters": parameters, "config": asdict(variants[variant])})
-        yield title, found, {"study": name, "environment": environment(), "runs": rows}
+            about = {"parameters": parameters, "config": asdict(variants[variant])}
+            rows[title].append({"group": title, **_finite(row), **about})
+        ordered = [row for group in groups for row in rows.get(group, [])]
+        _write_record({"study": name, "environment": made_by, "runs": ordered}, record)
+        yield title, found
+
+
+def _kept(path: Path, study: str, titles: list[str], made_by: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Rows by group of a record of the same study, made by the same versions, commit and machine."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        name, environment, rows = record["study"], record["environment"], record["runs"]
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            groups.setdefault(row["group"], []).append(row)
+    except (ValueError, TypeError, KeyError) as error:
+        raise FileError(f"{path}: expected the record of a study, {type(error).__name__}") from error
+    if name != study or not set(groups) <= set(titles):
+        raise FileError(f"{path}: expected a record of the study {study!r} with its groups, got {name!r}")
+    if environment != made_by:
+        raise FileError(f"{path}: expected a record made by {differences(made_by, environment)}")
+    return groups
+
+
+def _starts(config: Config) -> bool:
+    return bool(config.start)
 
 
 def _seeded(config: Config, seed: int, out: Path) -> Config:
@@ -145,7 +177,7 @@ def _finite(row: Comparison) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row._asdict().items()}
 
 
-def write_record(record: dict[str, Any], path: Path) -> None:
+def _write_record(record: dict[str, Any], path: Path) -> None:
     """The record as JSON, whole or not at all."""
     with atomic(path) as draft:
         draft.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,9 @@ from espref.train import loop, studies  # noqa: E402
 from espref.train.config import Config  # noqa: E402
 from espref.train.embedded import EMBEDDED  # noqa: E402
 from espref.train.model import build  # noqa: E402
-from espref.train.runs import compare, load, run_all  # noqa: E402
+from espref.train.paper import LOADERS  # noqa: E402
+from espref.train.presets import PRESETS  # noqa: E402
+from espref.train.runs import compare, load, run, run_all  # noqa: E402
 
 SMALL = {"dim": 8, "depth": 1, "heads": 2, "epochs": 2, "fraction": 0.2}
 
@@ -104,6 +109,54 @@ def test_what_cannot_be_continued_is_refused(tmp_path: Path, fabric) -> None:
             loop.make_fabric("cuda")
 
 
+def test_a_run_says_how_it_was_made(tmp_path: Path, fabric) -> None:
+    """Configuration, seed, versions, commit, precision from the start on; a spoilt file is named."""
+    config = Config("digits", "softmax", 3, **{**SMALL, "epochs": 1})
+    result = loop.train(load("digits"), config, tmp_path, fabric)
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert about["config"]["seed"] == 3 and about["config"] == asdict(config) and about["precision"] == "32-true"
+    assert {"commit", "espref", "python", "torch", "babel", "lightning-fabric"} <= set(about["environment"])
+    assert {name: result[name] for name in about} == about
+    with pytest.raises(ValueError, match="expected a run of precision bf16-true, got 32-true"):
+        loop.train(load("digits"), config, tmp_path, loop.make_fabric(precision="bf16-true"))
+    for name, content in (("metrics.json", '{"config": 1}'), ("config.json", '{"con'), ("config.json", "7")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=rf"{name}: expected what a run writes"):
+            loop.train(load("digits"), config, tmp_path, fabric)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
+def test_every_precision_trains(precision: str, tmp_path: Path) -> None:
+    """Training and evaluation in the precision of Lightning Fabric."""
+    config = Config("digits", "esp", **{**SMALL, "epochs": 1})
+    result = loop.train(load("digits"), config, tmp_path, loop.make_fabric(precision=precision))
+    assert result["precision"] == precision and all(math.isfinite(value) for value in result["final"].values())
+
+
+def test_tensorboard_shows_each_epoch_once(tmp_path: Path, fabric) -> None:
+    """After two stops, one of them before TensorBoard was written; the values are those of the history."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    class Stopped(Exception):
+        pass
+
+    def stop(epoch: int, line: dict) -> None:
+        raise Stopped
+
+    config = Config("digits", "softmax", **{**SMALL, "epochs": 3})
+    with pytest.raises(Stopped):
+        loop.train(load("digits"), config, tmp_path, fabric, stop)
+    for events in (tmp_path / "tensorboard").iterdir():
+        events.unlink()
+    with pytest.raises(Stopped):
+        loop.train(load("digits"), config, tmp_path, fabric, stop)
+    history = loop.train(load("digits"), config, tmp_path, fabric)["history"]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = {(event.step, event.value) for event in events.Scalars("loss")}
+    assert sorted(step for step, _ in found) == [1, 2, 3] == sorted(event.step for event in events.Scalars("accuracy"))
+    assert dict(found) == pytest.approx({line["epoch"]: line["loss"] for line in history}, rel=1e-6)
+
+
 def test_a_swapped_model_starts_where_softmax_stopped(tmp_path: Path, fabric) -> None:
     """Plug-and-play: the weights of the first run, other attention."""
     data, config = load("digits"), Config("digits", "softmax", **{**SMALL, "epochs": 1})
@@ -112,6 +165,11 @@ def test_a_swapped_model_starts_where_softmax_stopped(tmp_path: Path, fabric) ->
     model = build(data, replace(config, attention="esp"))
     loop._begin_with(model, tmp_path / "first")
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in weights.items())
+    with pytest.raises(ValueError, match=r"start: expected the folder of a run, there is no checkpoint\.pt"):
+        loop._begin_with(model, tmp_path / "second")
+    loop.train(data, replace(config, attention="esp"), tmp_path / "esp", fabric)
+    with pytest.raises(ValueError, match="start: expected a model of the sizes of this one"):
+        loop._begin_with(build(data, replace(config, attention="esp", dim=16)), tmp_path / "esp")
 
 
 def test_several_runs_and_their_comparison(tmp_path: Path) -> None:
@@ -148,6 +206,120 @@ def test_a_study_writes_its_record_group_by_group(tmp_path: Path, monkeypatch: p
     assert main(["train", "study", "nothing"]) == 2 and "study: expected one of" in capsys.readouterr().err
 
 
+@pytest.fixture
+def two_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study of two groups of one variant, its runs in this process."""
+    small = Config("digits", "softmax", **{**SMALL, "epochs": 1})
+    groups = {"one": {"softmax": small}, "two": {"slow": replace(small, rate=1e-3)}}
+    monkeypatch.setitem(studies.STUDIES, "slices", lambda: groups)
+    monkeypatch.setattr(
+        studies, "run_all", lambda configs, out, jobs: [(config, run(config, out)) for config in configs]
+    )
+
+
+def test_a_record_keeps_the_other_groups(two_groups: None, tmp_path: Path, capsys) -> None:
+    """--only in the wrong order: both groups, in the order of the study; without --only a record begins anew."""
+    path = tmp_path / "r.json"
+    words = ["train", "study", "slices", "--out", str(tmp_path), "--record", str(path)]
+    assert main([*words, "--only", "two"]) == 0
+    two = json.loads(path.read_text())
+    assert [run["group"] for run in two["runs"]] == ["two"]
+    assert main([*words, "--only", "one"]) == 0
+    both = json.loads(path.read_text())
+    assert [run["group"] for run in both["runs"]] == ["one", "two"] and both["runs"][1:] == two["runs"]
+    assert main([*words, "--only", "two"]) == 0 and json.loads(path.read_text()) == both
+    path.write_text("no record")
+    assert main(words) == 0 and json.loads(path.read_text()) == both
+    capsys.readouterr()
+    assert (
+        main([*words, "--only", "three"]) == 2 and "only: expected part of one of one; two" in capsys.readouterr().err
+    )
+
+
+def test_records_of_different_makings_are_not_mixed(two_groups: None, tmp_path: Path, capsys) -> None:
+    """Another commit, another study, other groups, no record: one line before any training, and the file stays."""
+    path = tmp_path / "r.json"
+    words = ["train", "study", "slices", "--record", str(path), "--only", "two", "--out"]
+    made = {"study": "slices", "environment": loop.versions(), "runs": [{"group": "one"}]}
+    bad = (
+        ({**made, "environment": {**loop.versions(), "commit": "0000000"}}, "got commit 0000000"),
+        ({**made, "environment": None}, "got None"),
+        ({**made, "study": "kinds"}, "expected a record of the study 'slices' with its groups, got 'kinds'"),
+        ({**made, "runs": [{"group": "three"}]}, "with its groups"),
+        ({**made, "runs": [{}]}, "expected the record of a study, KeyError"),
+        ([], "expected the record of a study, TypeError"),
+        ("{", "expected the record of a study, JSONDecodeError"),
+    )
+    for content, message in bad:
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        before = path.read_bytes()
+        assert main([*words, str(tmp_path / "runs")]) == 2
+        error = capsys.readouterr().err
+        assert message in error and "r.json" in error and error.count("\n") == 1
+        assert path.read_bytes() == before and not (tmp_path / "runs").exists()
+    path.unlink()
+    folder = tmp_path / "runs" / studies.STUDIES["slices"]()["two"]["slow"].name()
+    assert main([*words, str(tmp_path / "runs")]) == 0
+    old = json.loads((folder / "metrics.json").read_text())
+    old["environment"]["torch"] = "1.0"
+    (folder / "metrics.json").write_text(json.dumps(old))
+    assert main([*words, str(tmp_path / "runs")]) == 2 and "got torch 1.0" in capsys.readouterr().err
+
+
+def test_a_killed_training_process_is_one_line(tmp_path: Path) -> None:
+    """Of a study: the pool's process dies, the message says how to go on, and one can."""
+    config = Config("digits", "softmax", **{**SMALL, "epochs": 500})
+
+    def kill() -> None:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("*/checkpoint.pt")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(ChildProcessError, match="a training process was killed"):
+        list(run_all([config], tmp_path))
+    killer.join()
+    (path,) = tmp_path.glob("*/checkpoint.pt")
+    assert 1 <= len(torch.load(path, weights_only=True)["history"]) < 500
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("digits --only x", "--only: expected no such option with a task"),
+        ("study slices --epochs 3", "--epochs: expected no such option with a study"),
+        ("study slices --attention esp", "--attention: expected no such option with a study"),
+        ("digits --attention softmax,linear", "--attention: expected some of softmax"),
+        ("digits more", "study: expected none after a task, got 'more'"),
+        ("digits --devices 0", "--devices: expected a positive whole number, got 0"),
+        ("digits --precision half", "Precision 'half' is invalid"),
+        ("", "task: expected the name of a task"),
+    ],
+)
+def test_options_without_effect_are_refused(words: str, message: str, tmp_path: Path, capsys) -> None:
+    """One line, exit code 2, and nothing is written."""
+    assert main(["train", *words.split(), "--out", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"espref: {message}") and error.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_the_command_on_a_path_with_spaces(tmp_path: Path, capsys) -> None:
+    """Two kinds, two seeds: table, pictures, a folder a run; --list names every task, kind and study."""
+    words = "train digits --attention softmax,esp --seeds 2 --epochs 1 --dim 8 --depth 1 --heads 2 --fraction 0.1"
+    assert main([*words.split(), "--out", str(tmp_path / "my runs")]) == 0
+    said = capsys.readouterr().out
+    assert "minus softmax" in said and "digits-curves.png" in said.replace("\n", "")
+    folders = sorted(path.parent.name for path in (tmp_path / "my runs").glob("*/metrics.json"))
+    assert len(folders) == 4 and folders[0].startswith("digits-esp-epochs=1-") and folders[0].endswith("-seed=0")
+    assert len(list((tmp_path / "my runs").glob("digits-*.png"))) == 2
+    assert main(["train", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(f"  {name}" in listed for name in (*EMBEDDED, *LOADERS, *ATTENTION, *studies.STUDIES, *PRESETS))
+
+
 def command(out: Path, *words: str, processes: int = 0) -> list[str]:
     """espref train digits, alone or under torchrun."""
     start = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
@@ -177,6 +349,23 @@ def test_two_processes_are_one(fraction: str, tmp_path: Path) -> None:
     found = [result(tmp_path / name)["history"] for name in ("one", "two")]
     for one, two in zip(*found, strict=True):
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+
+
+def test_two_machines_are_two_processes(tmp_path: Path) -> None:
+    """torchrun with two nodes of one process each, both here."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = []
+    for rank in range(2):
+        words = command(tmp_path, "--epochs", "1", "--fraction", "0.1", processes=1)
+        place = words.index("--master-port=0")
+        words[place : place + 3] = ["--nnodes=2", f"--node-rank={rank}", "--master-addr=127.0.0.1"]
+        words.insert(place, f"--master-port={port}")
+        nodes.append(subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL))
+    errors = [node.communicate(timeout=100)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], errors
+    assert result(tmp_path)["processes"] == 2
 
 
 def test_a_killed_worker_leaves_a_usable_checkpoint(tmp_path: Path) -> None:
