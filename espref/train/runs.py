@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import signal
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -60,7 +61,10 @@ def run_all(
     ChildProcessError
         When a process was killed; checkpoints stay, and the same call goes on from them.
     """
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    before = set(multiprocessing.active_children())
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; this one tells the others
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=signal.signal, initargs=ignore) as pool:
         waiting = {pool.submit(run, config, out, root, 1): config for config in configs}
         try:
             for done in as_completed(waiting):
@@ -70,6 +74,10 @@ def run_all(
                 f"a training process was killed, for lack of memory perhaps; started again, training goes on from the "
                 f"checkpoints in {out}"
             ) from error
+        except KeyboardInterrupt:
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()  # else it would finish its run, and the next ones in the queue
+            raise
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

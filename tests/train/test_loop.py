@@ -286,6 +286,23 @@ def test_a_killed_training_process_is_one_line(tmp_path: Path) -> None:
     assert 1 <= len(torch.load(path, weights_only=True)["history"]) < 500
 
 
+def test_an_interrupted_study_ends_at_once(tmp_path: Path) -> None:
+    """Ctrl-C, which a terminal sends to all its processes: one line, 130, no process left, checkpoints stay."""
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    words = ["train", "study", "slicers", "--out", str(tmp_path), "--jobs", "2", "--record", str(tmp_path / "r.json")]
+    code = f"{start}; from espref.cli import main; sys.exit(main({words!r}))"
+    study = subprocess.Popen(
+        [sys.executable, "-c", code], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("*/checkpoint.pt"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(study.pid, signal.SIGINT)
+    _, errors = study.communicate(timeout=60)  # returns when no process holds its end of the pipe
+    assert (study.returncode, errors) == (130, "espref: interrupted\n")
+    assert len(list(tmp_path.glob("*/checkpoint.pt"))) == 2 and not list(tmp_path.glob("*/metrics.json"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
