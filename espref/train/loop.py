@@ -58,8 +58,13 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     ------
     ValueError
         When the folder holds a run of another configuration, or its checkpoint cannot be read; when the batch does not
-        divide among the processes.
+        divide among the processes; when the folder's name cannot be written in this locale.
     """
+    try:
+        os.fspath(folder).encode()
+    except UnicodeEncodeError:
+        found = os.fsencode(folder)
+        raise ValueError(f"out: expected a name this locale can write, got {found!r}; set LC_ALL=C.UTF-8") from None
     if config.batch % fabric.world_size:
         raise ValueError(f"batch: expected a multiple of {fabric.world_size} processes, got {config.batch}")
     about = {"config": asdict(config), "environment": versions(), "precision": fabric.strategy.precision.precision}
