@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -21,6 +22,9 @@ def environment() -> dict[str, str | int | None]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
+    torch = sys.modules.get("torch")  # whoever measured on a GPU has loaded it
+    if torch is not None and torch.cuda.is_available():
+        versions["gpu"] = torch.cuda.get_device_name()
     return versions
 
 

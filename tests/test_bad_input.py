@@ -308,7 +308,8 @@ def test_tokens_must_agree(function) -> None:
 @pytest.mark.parametrize("function", ATTENTIONS)
 def test_attention_refuses_overflow(function) -> None:
     """Tokens whose inner products or squared distances leave the floats are refused, never a NaN or a warning."""
-    for q, k in (([[1e200, 0.0]], Y), (X, [[0.0, -1e160], [1.0, 1.0]]), ([[1.5e154, 1.5e154]], Y)):
+    equal = ([[1e200, 0.0]], [[1e200, 0.0]] * 2)
+    for q, k in (([[1e200, 0.0]], Y), (X, [[0.0, -1e160], [1.0, 1.0]]), ([[1.5e154, 1.5e154]], Y), equal):
         with pytest.raises(ValueError, match=r"^q, k: expected finite squared distances and inner products, got an"):
             function(**{**SOUND[function], "q": q, "k": k})
 
