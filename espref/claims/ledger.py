@@ -21,6 +21,7 @@ import importlib.util
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -162,8 +163,29 @@ def _residuals(
                 yield problem.name, float(check(problem))
 
 
+@contextmanager
+def _one_torch_thread(used: bool) -> Iterator[None]:
+    """Problems this small gain nothing from more threads, and lose much to their waiting where cores are shared."""
+    if not used:
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def run_claim(entry: Claim, problems: Sequence[Problem], seeds: int = 3) -> Outcome:
     """Run one claim and its companions on all it applies to; keep the worst residual."""
+    with _one_torch_thread("torch" in entry.needs and entry.missing() is None):
+        return _run_claim(entry, problems, seeds)
+
+
+def _run_claim(entry: Claim, problems: Sequence[Problem], seeds: int) -> Outcome:
     start = time.perf_counter()
 
     def outcome(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,6 @@ from typing import Any
 from .ledger import claim
 
 NEEDS: tuple[str, ...] = ("torch", "lightning_fabric", "torchmetrics", "sklearn")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Models this small gain nothing from more threads, and lose much to their waiting where cores are shared."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @cache
@@ -35,7 +21,7 @@ def _accuracy(attention: str, **settings: Any) -> float:
     from ..train.runs import load
 
     config = Config("digits", attention, depth=1, **settings)
-    with tempfile.TemporaryDirectory() as folder, _one_thread():
+    with tempfile.TemporaryDirectory() as folder:
         return train(load("digits"), config, Path(folder), make_fabric())["final"]["accuracy"]
 
 
@@ -51,7 +37,7 @@ def _accuracy(attention: str, **settings: Any) -> float:
     r"percent after 10 epochs, seed 0. Chance is 10.",
 )
 def learns() -> float:
-    """Trained here and now, on one thread."""
+    """Trained here and now."""
     return _accuracy("esp", epochs=10)
 
 
@@ -95,7 +81,7 @@ def resumed() -> float:
 
     data, fabric = load("digits"), loop.make_fabric()
     config = Config("digits", "esp", dim=8, depth=1, epochs=3, fraction=0.2, dropout=0.1)
-    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second, _one_thread():
+    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         whole = loop.train(data, config, Path(first), fabric)["history"]
         with suppress(Stopped):
             loop.train(data, config, Path(second), fabric, stop)
