@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
 #: sphinx-proof environment and name of each kind of claim.
 KINDS = {"theorem": "theorem", "refutation": "proposition", "measurement": "observation"}
+#: Chapters of several test files, and the one that is linked.
+TESTS = {"nn": "tests/nn/test_nn_claims.py", "train": "tests/train/test_loop.py"}
+#: Chapters whose code has no API page, and the file that is linked.
+CODE = {"train": "espref/train/loop.py"}
 NAMED = re.compile(r"\{claim\}`([^`]+)`")
 OUTCOMES: dict[str, Outcome] = {}
 
@@ -134,10 +138,12 @@ def proof(entry: Claim) -> str:
 
 
 def links(entry: Claim, tutorials: list[str]) -> str:
-    parts = [f"[code](/api/{entry.chapter}.md)"] if (ROOT / "docs" / "api" / f"{entry.chapter}.md").exists() else []
+    """To the code, the check, the tests and the tutorials of a claim; a file that is missing fails the build."""
+    code = CODE.get(entry.chapter)
+    parts = [f"{{download}}`code </../{code}>`" if code else f"[code](/api/{entry.chapter}.md)"]
     checks = Path(inspect.getfile(entry.check)).relative_to(ROOT)
-    files = {"checks": checks, "tests": Path(f"tests/test_{entry.chapter}.py")}
-    parts += [f"{{download}}`{name} </../{path}>`" for name, path in files.items() if (ROOT / path).exists()]
+    files = {"checks": checks, "tests": TESTS.get(entry.chapter, f"tests/test_{entry.chapter}.py")}
+    parts += [f"{{download}}`{name} </../{path}>`" for name, path in files.items()]
     parts += [f"[](/tutorials/{stem}.md)" for stem in tutorials]
     return " · ".join(parts)
 
@@ -203,11 +209,10 @@ class LedgerSummary(Generated):
         for chapter in chapters():
             outcomes = [o for o in OUTCOMES.values() if o.claim.chapter == chapter]
             kinds = [sum(o.claim.kind == kind for o in outcomes) for kind in KINDS]
-            seconds = sum(o.seconds for o in outcomes)
-            rows.append(
-                f"| [](/ledger/{chapter}.md) | {' | '.join(map(str, kinds))} | "
-                f"{sum(o.good and o.verdict != 'skipped' for o in outcomes)} of {len(outcomes)} | {seconds:.1f} s |"
-            )
+            stand = sum(o.good and o.verdict != "skipped" for o in outcomes)
+            seconds = f"{sum(o.seconds for o in outcomes):.1f}\N{NO-BREAK SPACE}s"
+            cells = [f"[](/ledger/{chapter}.md)", *map(str, kinds), f"{stand} of {len(outcomes)}", seconds]
+            rows.append(f"| {' | '.join(cells)} |")
         head = "| chapter | theorems | refutations | measurements | stand in this build | time |\n" + "|---" * 6 + "|"
         toctree = ["", "```{toctree}", ":hidden:", ":numbered: 1", "", *chapters(), "```"]
         return self.parsed("\n".join([head, *rows, *toctree]))

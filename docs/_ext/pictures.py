@@ -65,6 +65,7 @@ def _ties(figure: Figure) -> None:
         ax.plot(*points.T, "o", color=SOURCE)
         ax.plot(*beside.T, "s", color=TARGET)
         ax.set(title=f"{name}, cost {cost:g}", xticks=[], yticks=[], xlim=(-0.4, 0.9), ylim=(-0.3, 1.3))
+        ax.spines[:].set_visible(False)
 
 
 @picture(
