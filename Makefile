@@ -16,7 +16,7 @@ help:
 	@echo "make clean       remove what the other targets made"
 	@echo "These write the records of docs/trust.md, and take from ten minutes to some hours:"
 	@echo "make trust       oracles, narrow floats, long and large, oldest and newest versions"
-	@echo "make fuzz        hostile input to every public function, 100 000 calls and more, other ones each time"
+	@echo "make fuzz        hostile input to every public function, 100 000 calls and more"
 	@echo "make mutants     the code changed in thousands of ways, each to be noticed by a test"
 
 verify: .venv/.verify
