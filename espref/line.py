@@ -208,10 +208,8 @@ def split_ties(matching: Matching, a: Array, b: Array) -> Pieces:
 
 
 def to_plan(pieces: Pieces, n: int, m: int) -> coo_array:
-    """A sparse plan of shape (n, m) without stored zeros."""
-    full = pieces.mass > 0
-    rows, cols, mass = (part if full.all() else part[full] for part in pieces)
-    return coo_array((mass, (rows, cols)), shape=(n, m))
+    """A sparse plan of shape (n, m) without stored zeros: no piece is empty."""
+    return coo_array((pieces.mass, (pieces.source, pieces.target)), shape=(n, m))
 
 
 def line_plan(

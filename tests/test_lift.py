@@ -302,3 +302,9 @@ def test_chunks_do_not_matter(p: float, monkeypatch: pytest.MonkeyPatch) -> None
         with monkeypatch.context() as patch:
             patch.setattr("espref.lift._CHUNK", 1)
             np.testing.assert_allclose(slice_costs(x, y, np.eye(2), a, p=p), whole, rtol=1e-14)
+
+
+def test_defect_sees_empty_rows_and_columns() -> None:
+    """Points without weight have empty rows or columns, at the end too."""
+    plan = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    assert marginal_defect(sparse.coo_array(plan), [1.0, 0.0], [0.5, 0.5, 0.0]) == 0

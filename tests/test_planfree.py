@@ -185,3 +185,23 @@ def test_hard_sort_of_long_directions() -> None:
     for small in (q / 1e6, k / 1e6):  # one side alone overflows
         sides = (small, k) if small.shape == q.shape else (q, small)
         planfree_attention(*sides, v, tau=1.0, beta=0.0, directions=1e307 * directions, sort="hard")
+
+
+@pytest.mark.parametrize("sort", ["soft", "balanced"])
+def test_scores_at_the_end_of_the_floats(sort: str) -> None:
+    """Long directions make scores whose differences overflow; their links are those of the plain form."""
+    rng = np.random.default_rng(0)
+    q, k, v = rng.uniform(-1, 1, (6, 1)), rng.uniform(-1, 1, (5, 1)), rng.normal(size=(5, 2))
+    settings = {"tau": 1e308, "beta": 1.0, "directions": [[1.7e308]], "sort": sort}
+    assert q.max() - q.min() > np.finfo(float).max / 1.7e308
+    plain = esp_attention(q, k, v, **settings).output
+    np.testing.assert_allclose(planfree_attention(q, k, v, **settings), plain, rtol=0, atol=1e-12)
+
+
+def test_tokens_far_from_the_origin() -> None:
+    """The cost is taken from the mean key, axis by axis: Gibbs weights keep their digits wherever tokens lie."""
+    rng = np.random.default_rng(0)
+    q, k, v = rng.normal(size=(9, 2)), rng.normal(size=(8, 2)), rng.normal(size=(8, 2))
+    far = np.array([1e6, -1e6])
+    plain = esp_attention(q + far, k + far, v, tau=0.1, beta=3.0).output
+    np.testing.assert_allclose(planfree_attention(q + far, k + far, v, tau=0.1, beta=3.0), plain, rtol=0, atol=1e-7)
