@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterable
 from dataclasses import fields
 from importlib.util import find_spec
@@ -66,7 +65,7 @@ def run_command(options: argparse.Namespace) -> int:
         return _study(options)
     import torch
 
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(min(2, torch.get_num_threads()))  # small models; OMP_NUM_THREADS may ask for less
     return _train(options)
 
 

@@ -65,7 +65,7 @@ def curves(path: Path, data: Data, results: Results, configs: dict[str, Config],
 def attention_maps(path: Path, data: Data, results: Results, configs: dict[str, Config], out: Path) -> None:
     """The last encoder layer's attention of each kind on the first test item, heads averaged."""
     batch = collate(data.task, [data.test[0]])
-    figure, axes = new_figure(3 * len(configs), 3.2, columns=len(configs))
+    figure, axes = new_figure(3 * len(configs), 3.6, columns=len(configs))
     for ax, (kind, config) in zip(axes, configs.items(), strict=True):
         model = build(data, config)
         checkpoint = out / config.name() / "checkpoint.pt"
