@@ -135,9 +135,8 @@ def reason(known: list[dict], mutant: str, was: str, now: str) -> str | None:
 
 
 def run(name: str, sample: int | None) -> dict[str, Any]:
-    """Mutate, test, and count; survivors that nobody has explained are printed."""
+    """Mutate, test, and count. ESPREF_MUTANTS names a folder to go on in, where an earlier run was stopped."""
     suite = SUITES[name]
-    known = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text(encoding="utf-8"))["equivalent"]
     folder = Path(os.environ.get("ESPREF_MUTANTS") or tempfile.mkdtemp(prefix="mutants-"))
     if not (folder / "mutants").exists():
         folder.mkdir(exist_ok=True)
@@ -149,6 +148,13 @@ def run(name: str, sample: int | None) -> dict[str, Any]:
         names = sorted(exit_codes(folder))
         words = random.Random(0).sample(names, min(sample, len(names)))
     subprocess.run([*MUTMUT, "run", *words], cwd=folder, env=environment, check=True)
+    return tally(name, folder)
+
+
+def tally(name: str, folder: Path) -> dict[str, Any]:
+    """The row of a record from what has been run; survivors that nobody has explained are printed."""
+    known = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text(encoding="utf-8"))["equivalent"]
+    every = len(exit_codes(folder))
     codes = {mutant: code for mutant, code in exit_codes(folder).items() if code is not None}
     counts: Counter[str] = Counter()
     for mutant, code in sorted(codes.items()):
@@ -163,7 +169,7 @@ def run(name: str, sample: int | None) -> dict[str, Any]:
             print(f"{mutant}{' (no test runs it)' if code in UNTESTED else ''}\n- {was}\n+ {now}\n")
     rate = counts["killed"] / (counts["killed"] + counts["survived"])
     detail = ", ".join(f"{counts[word]} {word}" for word in ("killed", "equivalent", "survived"))
-    mutated = f"{len(codes)} mutants" if not sample else f"a sample of {len(codes)} mutants"
+    mutated = f"{len(codes)} mutants" if len(codes) == every else f"{len(codes)} of {every} mutants"
     print(f"{name}: {mutated}: {detail}: {rate:.1%} of those that are not equivalent die")
     title = {"chapters": "NumPy chapters", "claims": "bodies of the claims", "nn": "espref.nn.functional"}[name]
     return records.row("mutants", title, 100 * rate, "% die", ">= 95", rate >= 0.95, f"{mutated}: {detail}")

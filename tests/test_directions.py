@@ -159,3 +159,8 @@ def test_sobol_cells_at_the_border(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         rows = sample_directions(4, 3, method="sobol", seed=0)
         np.testing.assert_allclose(rows, np.sign(value - 0.5) / np.sqrt(3), rtol=1e-12)
+
+
+def test_weights_are_equal_by_default() -> None:
+    """All schemes but Lebedev's give every direction the same weight."""
+    assert direction_weights(4, 3).tolist() == [0.25] * 4

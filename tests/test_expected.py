@@ -295,3 +295,10 @@ def test_forms_of_input() -> None:
         np.testing.assert_array_equal(array, copy)
     assert isinstance(expected.cost, float)
     assert transport_cost(expected.plan, x, y) == pytest.approx(expected.cost)
+
+
+def test_the_mean_is_the_default() -> None:
+    """Without beta every slice counts the same, in the distance too."""
+    x, y, directions = np.random.default_rng(0).normal(size=(3, 6, 2))
+    plain = est_distance(x, y, directions)
+    assert plain == est_distance(x, y, directions, beta=0.0) > est_distance(x, y, directions, beta=1.0)

@@ -204,3 +204,8 @@ def test_pot_slices_have_all_parts() -> None:
     theirs = solvers.pot_expected_sliced_plan(x, y, directions, beta=2.0)
     ours = expected_sliced_plan(x, y, directions, beta=2.0)
     np.testing.assert_allclose(theirs.weights, ours.weights, rtol=1e-12)
+
+
+def test_the_ground_cost_is_squared_by_default() -> None:
+    """|x - y|^2, as everywhere."""
+    assert solvers.ground_cost([[0.0]], [[3.0]]) == [[9.0]]
