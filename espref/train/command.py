@@ -65,7 +65,10 @@ def run_command(options: argparse.Namespace) -> int:
         return _study(options)
     import torch
 
-    torch.set_num_threads(min(2, torch.get_num_threads()))  # small models; OMP_NUM_THREADS may ask for less
+    from .embedded import EMBEDDED
+
+    if options.task in EMBEDDED:  # models too small to gain from more, and the same numbers as in a study
+        torch.set_num_threads(1)
     return _train(options)
 
 
