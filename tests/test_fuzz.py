@@ -233,4 +233,5 @@ def test_record() -> None:
     """How many calls there were, and how they ended."""
     detail = ", ".join(f"{count} {outcome}" for outcome, count in OUTCOMES.most_common())
     total = OUTCOMES.total()
+    assert total >= EXAMPLES
     records.write("fuzz", [records.row("fuzz", "NumPy functions", total, "calls", ">= 100000", total >= 1e5, detail)])

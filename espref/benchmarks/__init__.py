@@ -13,7 +13,7 @@ from .._checks import as_choice
 
 #: Speed and memory: what "all" stands for.
 SPEED = ("plans", "planfree", "attention")
-#: How far results can be trusted; ``large`` takes minutes and 24 GB.
+#: How far results can be trusted; ``large`` takes many minutes.
 TRUST = ("numerics", "large")
 
 

@@ -98,7 +98,7 @@ def _output(script: str, threads: str | None = None) -> str:
 
 
 def run() -> list[dict[str, Any]]:
-    """All rows of the suite; needs the extra ``torch``, and 24 GB of memory."""
+    """All rows of the suite; needs the extra ``torch``."""
     rows = [_million(*case) for case in CALLS]
     rows += [_long_attention(sort) for sort in ("soft", "balanced", "hard")]
     small, tokens = _CLOUDS.format(n=500), _TOKENS.format(heads=2, n=256, sort="balanced")

@@ -124,5 +124,6 @@ def test_record() -> None:
     """How many calls there were, and how they ended."""
     detail = ", ".join(f"{count} {outcome}" for outcome, count in OUTCOMES.most_common())
     total = OUTCOMES.total()
+    assert total >= EXAMPLES
     title = "espref.nn.functional.esp_attention"
     records.write("fuzz", [records.row("fuzz", title, total, "calls", ">= 20000", total >= 2e4, detail)])
