@@ -172,8 +172,9 @@ class EspAttention(_Multihead):
             if word not in SORTS:
                 raise ValueError(f"{name}: expected one of {', '.join(SORTS)}, got {word!r}")
         self.sort, self.sort_in_eval, self.straight_through = sort, sort_in_eval or sort, straight_through
-        self.log_tau = nn.Parameter(torch.tensor(tau, device=device, dtype=dtype).log(), requires_grad=learn_tau)
-        self.log_beta = nn.Parameter(torch.tensor(beta, device=device, dtype=dtype).log(), requires_grad=learn_beta)
+        tau_of, beta_of = (torch.tensor([x], device=device, dtype=dtype).log() for x in (tau, beta))
+        self.log_tau = nn.Parameter(tau_of, requires_grad=learn_tau)  # (1,): fully_shard takes no scalars
+        self.log_beta = nn.Parameter(beta_of, requires_grad=learn_beta)  # (1,)
         self.directions = None if directions is None else nn.Parameter(directions.detach().to(device, dtype, copy=True))
 
     def anneal(self, factor: float) -> None:
@@ -190,8 +191,8 @@ class EspAttention(_Multihead):
             q * scale,
             k * scale,
             v,
-            tau=self.log_tau.exp(),
-            beta=self.log_beta.exp(),
+            tau=self.log_tau[0].exp(),
+            beta=self.log_beta[0].exp(),
             directions=self.directions,
             sort=self.sort if self.training else self.sort_in_eval,
             straight_through=self.straight_through,
@@ -201,8 +202,14 @@ class EspAttention(_Multihead):
         )
 
     def extra_repr(self) -> str:
-        tau, beta = self.log_tau.exp().item(), self.log_beta.exp().item()
-        return f"{super().extra_repr()}, tau={tau:.3g}, beta={beta:.3g}, sort={self.sort}, in eval {self.sort_in_eval}"
+        tau, beta = (_shown(log) for log in (self.log_tau, self.log_beta))
+        return f"{super().extra_repr()}, tau={tau}, beta={beta}, sort={self.sort}, in eval {self.sort_in_eval}"
+
+
+def _shown(log: Tensor) -> str:
+    """exp(log); of a sharded module one process holds it, and asking the others would wait for them."""
+    here = log.to_local() if hasattr(log, "to_local") else log
+    return f"{here.exp().item():.3g}" if here.numel() else "elsewhere"
 
 
 class _Looking(_Multihead):

@@ -14,9 +14,10 @@ from .functional import esp_attention
 def swap_attention(model: nn.Module, kind: Callable[..., nn.Module] = EspAttention, **settings: object) -> nn.Module:
     """Replace every attention of a model by ``kind``, in place, carrying its projections over; returns the model.
 
-    Found are :class:`torch.nn.MultiheadAttention`, in stock encoder layers too, which lose their fused fast path, and
-    modules built like timm's ``Attention``: ``qkv`` and ``proj`` are linear, ``forward(x, attn_mask=None)``. A module
-    that is used twice stays one. Dropout of attention weights is left out: there is no matrix to drop entries of.
+    Found are :class:`torch.nn.MultiheadAttention`, in stock encoder layers too, which lose their fused fast path,
+    modules built like timm's ``Attention``: ``qkv`` and ``proj`` are linear, ``forward(x, attn_mask=None)``, and the
+    attention of this package. A module that is used twice stays one. Dropout of attention weights is left out: there is
+    no matrix to drop entries of.
 
     Parameters
     ----------
@@ -31,9 +32,11 @@ def swap_attention(model: nn.Module, kind: Callable[..., nn.Module] = EspAttenti
     ------
     ValueError
         Naming the module, where the projections cannot be carried over: kdim, vdim, bias_k, add_zero_attn, query and
-        key norms. The model is then as it was.
+        key norms; when there is no attention in the model. The model is then as it was.
     """
     found = {path: child for path, child in model.named_modules(remove_duplicate=False) if _is_attention(child)}
+    if not found:
+        raise ValueError(f"model: expected attention to replace, found none in {type(model).__name__}")
     new: dict[nn.Module, nn.Module] = {}
     for path, child in found.items():
         if child not in new:
@@ -49,7 +52,7 @@ def swap_attention(model: nn.Module, kind: Callable[..., nn.Module] = EspAttenti
 
 
 def _is_attention(module: nn.Module) -> bool:
-    return isinstance(module, nn.MultiheadAttention) or _is_fused(module)
+    return isinstance(module, (nn.MultiheadAttention, _Multihead)) or _is_fused(module)
 
 
 def _is_fused(module: nn.Module) -> bool:
@@ -70,6 +73,10 @@ def _replacement(old: nn.Module, path: str, kind: Callable[..., nn.Module], sett
             kind,
             {"batch_first": old.batch_first, **settings},
         ).train(old.training)
+    if isinstance(old, _Multihead):
+        into = (old.in_proj.weight, old.in_proj.bias)
+        settings = {"batch_first": old.batch_first, **settings}
+        return _carried(old.embed_dim, old.num_heads, into, old.out_proj, kind, settings).train(old.training)
     norms = [getattr(old, name, None) for name in ("q_norm", "k_norm", "norm")]
     if any(not isinstance(norm, nn.Identity | None) for norm in norms):
         raise ValueError(f"{path}: expected attention without norms of queries, keys or heads")

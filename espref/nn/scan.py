@@ -17,10 +17,6 @@ from torch import Tensor
 CHUNK = 16
 #: Points up to which all are one chunk: that is less work than two chunks, filled up, and what they carry.
 WHOLE = 2 * CHUNK
-#: Points up to which all are one chunk: that is less work than two chunks, filled up, and what they carry.
-WHOLE = 2 * CHUNK
-#: Points up to which all are one chunk: that is less work than two chunks, filled up, and what they carry.
-WHOLE = 2 * CHUNK
 
 
 class Kernel(NamedTuple):

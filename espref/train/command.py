@@ -16,7 +16,14 @@ from .presets import PRESETS
 HIDDEN = ("task", "attention", "seed")
 MODULES = ("torch", "lightning_fabric", "torchmetrics", "sacrebleu", "tensorboard", "sklearn", "babel", "matplotlib")
 #: What the options that are not settings of a run are when they are not given.
-OF_TASKS = {"attention": "esp", "root": "data", "accelerator": "cpu", "devices": 1, "precision": "32-true"}
+OF_TASKS = {
+    "attention": "esp",
+    "root": "data",
+    "accelerator": "cpu",
+    "devices": 1,
+    "precision": "32-true",
+    "strategy": "ddp",
+}
 OF_STUDIES = {"jobs": 1, "only": "", "record": None}
 
 
@@ -35,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accelerator", help="cpu, cuda or auto (default cpu)")
     parser.add_argument("--devices", type=int, metavar="N", help="devices of this machine (default 1)")
     parser.add_argument("--precision", help="of Lightning Fabric, such as bf16-mixed (default 32-true)")
+    parser.add_argument("--strategy", help="of several processes: ddp, or fsdp, a sharded model (default ddp)")
     for field in fields(Config):
         if field.name not in HIDDEN:
             kind: Any = type(field.default)
@@ -98,7 +106,7 @@ def _train(options: argparse.Namespace) -> int:
             raise ValueError(f"--attention: expected some of {', '.join(ATTENTION)}, got {kind!r}")
     configs = [Config(options.task, kind, seed, **settings) for kind in kinds for seed in range(options.seeds)]
     data = load(options.task, options.root)
-    fabric = make_fabric(options.accelerator, options.devices, options.precision)
+    fabric = make_fabric(options.accelerator, options.devices, options.precision, options.strategy)
     results: dict[str, dict[int, dict[str, Any]]] = {kind: {} for kind in kinds}
     from rich.progress import MofNCompleteColumn, Progress, TextColumn
 

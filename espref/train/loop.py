@@ -15,37 +15,66 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import ModelParallelStrategy
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from .._environment import environment
 from ..files import atomic
 from ..nn import EspAttention
+from ..nn.transformer import DecoderBlock, EncoderBlock, TranslationTransformer
 from .config import Config
 from .data import Batch, Data, collate, labels_of, subset
 from .model import build, evaluate, loss
 
 Report = Callable[[int, dict[str, float]], None]
+#: Checkpoints hold the whole model by names, however many processes train it.
+FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def make_fabric(accelerator: str = "cpu", devices: int = 1, precision: Any = "32-true") -> Fabric:
+#: How several processes share a model: each holds all of it, or a part of every block.
+STRATEGIES = ("ddp", "fsdp")
+
+
+def make_fabric(
+    accelerator: str = "cpu", devices: int = 1, precision: Any = "32-true", strategy: str = "ddp"
+) -> Fabric:
     """Device, precision and processes; under ``torchrun`` the processes it started.
 
     Raises
     ------
     ValueError
-        When this machine has no such accelerator, or for an unknown precision.
+        When this machine has no such accelerator, or for an unknown precision or strategy; for one process and fsdp.
     """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
     devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
     processes = int(os.environ.get("WORLD_SIZE", devices))
+    if strategy == "fsdp" and processes == 1:
+        raise ValueError("strategy: expected several processes for 'fsdp' (--devices, or torchrun), got one")
     nodes = max(1, processes // devices)  # torchrun starts equally many processes on each
-    strategy = "ddp" if processes > 1 else "auto"
+    sharing: Any = "auto"
+    if processes > 1:
+        sharing = "ddp" if strategy == "ddp" else ModelParallelStrategy(shard, processes, tensor_parallel_size=1)
     try:
         fabric = Fabric(
-            accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=strategy
+            accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=sharing
         )
     except RuntimeError as error:
         raise ValueError(f"accelerator: expected one that this machine has, got {accelerator!r}: {error}") from error
     fabric.launch()
     return fabric
+
+
+def shard(model: torch.nn.Module, mesh: Any) -> torch.nn.Module:
+    """Parameters, gradients and moments divided among the processes, block by block (FSDP)."""
+    for module in model.modules():
+        if isinstance(module, (EncoderBlock, DecoderBlock)):
+            fully_shard(module, mesh=mesh["data_parallel"])
+    fully_shard(model, mesh=mesh["data_parallel"])
+    if isinstance(model, TranslationTransformer):
+        register_fsdp_forward_method(model, "translate")
+    return model
 
 
 def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Report | None = None) -> dict[str, Any]:
@@ -75,11 +104,13 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     model = build(data, config)
     if config.start:
         _begin_with(model, Path(config.start))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
-    wrapped, optimizer = fabric.setup(model, optimizer)
-    history = _resume(folder, fabric, wrapped, optimizer)
+    wrapped = fabric.setup_module(model)
+    adam = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+    optimizer = fabric.setup_optimizers(adam)
+    history = _resume(folder, model, adam)
     kept = subset(labels_of(data), len(data.train), config.fraction, config.seed)
     tensorboard = _Tensorboard(folder, history) if fabric.is_global_zero else None
+    sharded = isinstance(fabric.strategy, ModelParallelStrategy)
     dtype = next(model.parameters()).dtype  # of the unwrapped model, which is evaluated
     tests = [b.to(fabric.device, dtype) for b in _batches(data, data.test, list(range(len(data.test))), 256)]
     for epoch in range(len(history), config.epochs):
@@ -88,16 +119,16 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
             "epoch": epoch + 1,
             "loss": _epoch(data, config, fabric, wrapped, optimizer, kept, epoch),
         }
-        if fabric.is_global_zero:  # the unwrapped model: no other process takes part
+        if fabric.is_global_zero or sharded:  # else the unwrapped model is whole, and no other process takes part
             line |= evaluate(model, data, tests)
         history.append(fabric.broadcast(line))
-        _save(folder, fabric, wrapped, optimizer, history)
+        _save(folder, fabric, model, adam, history)
         if tensorboard is not None:
             tensorboard.add(history[-1])
         if report is not None and fabric.is_global_zero:
             report(epoch, history[-1])
     result: dict[str, Any] = {**about, "history": history, "final": history[-1]}
-    result["processes"] = fabric.world_size
+    result |= {"processes": fabric.world_size, "sharded": sharded}
     result["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if tensorboard is not None:
         tensorboard.writer.close()
@@ -147,7 +178,7 @@ def _set_tau(model: torch.nn.Module, config: Config, epoch: int) -> None:
         tau = config.tau * config.anneal ** (epoch / max(1, config.epochs - 1))
         for module in model.modules():
             if isinstance(module, EspAttention):
-                module.log_tau.data.fill_(math.log(tau))
+                torch.nn.init.constant_(module.log_tau, math.log(tau))
 
 
 def _batches(data: Data, items: Any, order: list[int], size: int) -> Iterator[Batch]:
@@ -210,7 +241,10 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        return {part: saved[part] for part in ("model", "optimizer", "history")}
+        found = {part: saved[part] for part in ("model", "optimizer", "history")}
+        if not all(found.values()):
+            raise ValueError("a part is empty")
+        return found
     except Exception as error:
         raise ValueError(f"{path}: expected a checkpoint, {type(error).__name__}; delete it to start anew") from error
 
@@ -227,20 +261,26 @@ def _begin_with(model: torch.nn.Module, folder: Path) -> None:
     model.load_state_dict(shared, strict=False)
 
 
-def _resume(folder: Path, fabric: Fabric, model: Any, optimizer: Any) -> list[dict[str, float]]:
+def _resume(folder: Path, model: Any, optimizer: Any) -> list[dict[str, float]]:
     path = folder / "checkpoint.pt"
     if not path.exists():
         return []
     saved = _read(path)
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
+    try:
+        set_state_dict(
+            model, optimizer, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"], options=FULL
+        )
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"{path}: expected a checkpoint of this model ({reason}); delete it to start anew") from error
     return saved["history"]
 
 
 def _save(folder: Path, fabric: Fabric, model: Any, optimizer: Any, history: list[dict[str, float]]) -> None:
     """Checkpoint and metrics.csv, each whole or not at all."""
+    weights, moments = get_state_dict(model, optimizer, options=FULL)  # all processes give their shards
     if fabric.is_global_zero:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+        state = {"model": weights, "optimizer": moments, "history": history}
         with atomic(folder / "checkpoint.pt") as draft:
             torch.save(state, draft)
         with atomic(folder / "metrics.csv") as draft, draft.open("w", newline="", encoding="utf-8") as file:

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'es
 from torch import nn  # noqa: E402
 
 from espref.nn import EspAttention, SinkhornAttention, SoftmaxAttention, register_with_transformers, swap_attention  # noqa: E402
+from espref.nn.transformer import SetTransformer  # noqa: E402
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -68,6 +69,22 @@ def test_shared_and_bare_modules() -> None:
     torch.testing.assert_close(swap_attention(shared, SoftmaxAttention)(x, x, x)[0], shared(x, x, x)[0])
 
 
+def test_attention_of_this_package_is_exchanged_too() -> None:
+    """From softmax to ESP and back is where it began; settings of one kind are not carried to another."""
+    torch.manual_seed(0)
+    model = SetTransformer(features=3, classes=2, dim=8, depth=2, heads=2, attention="softmax").eval()
+    model.encoder.blocks[0].attention.batch_first = False
+    x = torch.randn(2, 5, 3)
+    before = model(x)
+    swap_attention(model, EspAttention, tau=0.3)
+    attention = [block.attention for block in model.encoder.blocks]
+    assert all(type(module) is EspAttention and not module.training for module in attention)
+    assert attention[0].extra_repr().count("tau=0.3") == 1 and not attention[0].batch_first
+    assert not torch.allclose(model(x), before)
+    swap_attention(model, SoftmaxAttention)
+    assert torch.equal(model(x), before)
+
+
 @pytest.mark.parametrize("options", [{"kdim": 4}, {"add_bias_kv": True}, {"add_zero_attn": True}])
 def test_what_cannot_be_carried_is_named(options: dict) -> None:
     """The path of the module is in the message, and nothing has been exchanged before."""
@@ -78,6 +95,8 @@ def test_what_cannot_be_carried_is_named(options: dict) -> None:
     assert isinstance(model["fine"], nn.MultiheadAttention)
     with pytest.raises(ValueError, match=r"^kind: expected an attention module"):
         swap_attention(nn.MultiheadAttention(8, 2), lambda dim, heads, **_: nn.Identity())
+    with pytest.raises(ValueError, match=r"^model: expected attention to replace, found none in Linear"):
+        swap_attention(nn.Linear(2, 2))
 
 
 class TimmAttention(nn.Module):

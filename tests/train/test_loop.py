@@ -91,6 +91,7 @@ def test_what_cannot_be_continued_is_refused(tmp_path: Path, fabric) -> None:
     with pytest.raises(ValueError, match="another configuration"):
         loop.train(data, replace(config, rate=1e-4), tmp_path, fabric)
     (tmp_path / "metrics.json").unlink()
+    whole = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     (tmp_path / "checkpoint.pt").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match=r"checkpoint\.pt: expected a checkpoint"):
         loop.train(data, config, tmp_path, fabric)
@@ -101,8 +102,12 @@ def test_what_cannot_be_continued_is_refused(tmp_path: Path, fabric) -> None:
         loop.train(data, replace(config, attention="linear"), tmp_path / "other", fabric)
     with pytest.raises(ValueError, match="task: expected one of"):
         load("nothing")
-    torch.save({"model": {}}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match=r"checkpoint\.pt: expected a checkpoint"):
+    for spoilt in ({"model": {}}, {"model": {}, "optimizer": {}, "history": []}, dict.fromkeys(whole, 7)):
+        torch.save(spoilt, tmp_path / "checkpoint.pt")
+        with pytest.raises(ValueError, match=r"checkpoint\.pt: expected a checkpoint"):
+            loop.train(data, config, tmp_path, fabric)
+    torch.save({**whole, "model": {**whole["model"], "head.bias": torch.ones(3)}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt: expected a checkpoint of this model \(size mismatch"):
         loop.train(data, config, tmp_path, fabric)
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="accelerator: expected one that this machine has"):
@@ -313,6 +318,9 @@ def test_an_interrupted_study_ends_at_once(tmp_path: Path) -> None:
         ("digits more", "study: expected none after a task, got 'more'"),
         ("digits --devices 0", "--devices: expected a positive whole number, got 0"),
         ("digits --precision half", "Precision 'half' is invalid"),
+        ("digits --devices 2 --strategy zero", "strategy: expected one of ddp, fsdp, got 'zero'"),
+        ("digits --strategy fsdp", "strategy: expected several processes for 'fsdp'"),
+        ("study slices --strategy ddp", "--strategy: expected no such option with a study"),
         ("", "task: expected the name of a task"),
     ],
 )
@@ -337,12 +345,12 @@ def test_the_command_on_a_path_with_spaces(tmp_path: Path, capsys) -> None:
     assert all(f"  {name}" in listed for name in (*EMBEDDED, *LOADERS, *ATTENTION, *studies.STUDIES, *PRESETS))
 
 
-def command(out: Path, *words: str, processes: int = 0) -> list[str]:
-    """espref train digits, alone or under torchrun."""
+def command(out: Path, *words: str, processes: int = 0, task: str = "digits") -> list[str]:
+    """espref train, alone or under torchrun."""
     start = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
     start = [*start, "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"] if processes else [sys.executable]
     options = ["--dim", "8", "--depth", "1", "--heads", "2", "--out", str(out), *words]
-    return [*start, "-m", "espref", "train", "digits", *options]
+    return [*start, "-m", "espref", "train", task, *options]
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -368,6 +376,66 @@ def test_two_processes_are_one(fraction: str, tmp_path: Path) -> None:
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [("digits", "--slicers learned --anneal 0.5"), ("names", "--attention esp-balanced"), ("digit-points", "")],
+)
+def test_a_sharded_model_is_the_model(task: str, options: str, tmp_path: Path) -> None:
+    """FSDP in two processes: the losses, metrics, weights and moments of one process to rounding, in whole tensors."""
+    for name, processes in (("one", 0), ("two", 2)):
+        words = ["--epochs", "2", "--fraction", "0.1", *options.split(), *(["--strategy", "fsdp"] if processes else [])]
+        words = command(tmp_path / name, *words, processes=processes, task=task)
+        done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        assert result(tmp_path / name)["sharded"] == bool(processes)
+    one, two = (result(tmp_path / name) for name in ("one", "two"))
+    assert two["parameters"] == one["parameters"]
+    for first, second in zip(one["history"], two["history"], strict=True):
+        assert second == pytest.approx(first, rel=1e-4)
+    paths = [next((tmp_path / name).glob("*/checkpoint.pt")) for name in ("one", "two")]
+    one, two = (torch.load(path, weights_only=True) for path in paths)
+    torch.testing.assert_close(two["model"], one["model"], rtol=0, atol=1e-3)
+    torch.testing.assert_close(two["optimizer"]["state"], one["optimizer"]["state"], rtol=0, atol=1e-3)
+
+
+SHARDED = """
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+from espref.nn.transformer import TranslationTransformer
+from espref.train.loop import shard
+
+distributed.init_process_group("gloo")
+torch.manual_seed(0)
+model = TranslationTransformer(source_vocabulary=9, target_vocabulary=9, length=7, dim=8, depth=2, heads=2)
+whole = sum(p.numel() for p in model.parameters())
+tokens = torch.arange(10).reshape(2, 5) % 9
+before = model.translate(tokens, begin=1, end=2, limit=4)
+shard(model, {"data_parallel": init_device_mesh("cpu", (2,))})
+assert all(isinstance(block, FSDPModule) for block in [*model.encoder.blocks, *model.blocks])
+here = torch.tensor([sum(p.to_local().numel() for p in model.parameters())])
+assert 0.4 * whole < here < 0.6 * whole, (here, whole)
+distributed.all_reduce(here)
+assert here == whole
+assert torch.equal(model.translate(tokens, begin=1, end=2, limit=4), before)
+if distributed.get_rank() == 1:
+    assert "tau=elsewhere" in repr(model)
+else:
+    assert "tau=0.1" in repr(model)
+distributed.destroy_process_group()
+"""
+
+
+def test_every_process_holds_its_part(tmp_path: Path) -> None:
+    """Half of the parameters of every block; the same translations; a model can be printed by one process."""
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    words = command(tmp_path, processes=2)
+    words = [*words[: words.index("-m", 3)], str(tmp_path / "sharded.py")]
+    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
 def test_two_machines_are_two_processes(tmp_path: Path) -> None:
     """torchrun with two nodes of one process each, both here."""
     with socket.socket() as free:
@@ -385,9 +453,11 @@ def test_two_machines_are_two_processes(tmp_path: Path) -> None:
     assert result(tmp_path)["processes"] == 2
 
 
-def test_a_killed_worker_leaves_a_usable_checkpoint(tmp_path: Path) -> None:
-    """The others end with an error, and the run can be resumed to its end by one process."""
-    words = command(tmp_path, "--epochs", "20", "--fraction", "0.3", processes=2)
+@pytest.mark.parametrize(("strategy", "processes"), [("ddp", 0), ("fsdp", 0), ("fsdp", 2)])
+def test_a_killed_worker_leaves_a_usable_checkpoint(strategy: str, processes: int, tmp_path: Path) -> None:
+    """The others end with an error, and the run can be resumed to its end, by one process too."""
+    sharing = ["--strategy", strategy]
+    words = command(tmp_path, "--epochs", "20", "--fraction", "0.3", *sharing, processes=2)
     parent = subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/checkpoint.pt")) and time.monotonic() < deadline:
@@ -398,7 +468,6 @@ def test_a_killed_worker_leaves_a_usable_checkpoint(tmp_path: Path) -> None:
     assert parent.returncode != 0 and ("SIGKILL" in errors or "Signal 9" in errors)
     saved = len(torch.load(next(tmp_path.glob("*/checkpoint.pt")), weights_only=True)["history"])
     assert 1 <= saved < 20
-    done = subprocess.run(
-        command(tmp_path, "--epochs", "20", "--fraction", "0.3"), env=ENVIRONMENT, capture_output=True, timeout=100
-    )
+    words = command(tmp_path, "--epochs", "20", "--fraction", "0.3", *sharing[:processes], processes=processes)
+    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, timeout=100)
     assert done.returncode == 0 and len(result(tmp_path)["history"]) == 20
