@@ -104,7 +104,10 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="speed and memory, as ratios measured in one run")
     bench.add_argument(
-        "suite", nargs="?", default="all", help="plans, planfree, attention or all three (default); numerics, large"
+        "suite",
+        nargs="?",
+        default="all",
+        help="plans, planfree, attention or all three (default); transformers, numerics, large",
     )
     bench.add_argument("--json", type=Path, default=Path("espref-bench.json"), metavar="FILE", help="the results")
     bench.set_defaults(run=_bench)

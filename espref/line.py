@@ -92,17 +92,13 @@ def monotone_pieces(source: Index, target: Index) -> Pieces:
     """
     n = source.shape[-1]
     ends = np.concatenate([source.cumsum(-1), target.cumsum(-1)], axis=-1)
-    order = ends.argsort(axis=-1, kind="stable")  # linear time: two sorted runs
+    order = ends.argsort(axis=-1, kind="stable")  # linear time: two sorted runs; the target's last end is the last
     mass = np.take_along_axis(ends, order, -1)
     mass[..., 1:] -= mass[..., :-1].copy()
     of_source = order < n
     done_source = of_source.cumsum(-1) - of_source
     done_target = np.arange(ends.shape[-1]) - done_source
-    return Pieces(
-        np.minimum(done_source, n - 1),
-        np.minimum(done_target, target.shape[-1] - 1),
-        mass,
-    )
+    return Pieces(np.minimum(done_source, n - 1), done_target, mass)
 
 
 def rank_pieces(quanta: Quanta) -> Pieces:

@@ -59,8 +59,7 @@ def soft_scores(points: Array, theta: Array, tau: float) -> Array:
     """<x_i, theta>, (n,), equal points tied exactly. At tau = 0 only the order counts, and no scale is too large."""
     if tau == 0:
         return project(points, theta[None])[0]
-    with np.errstate(over="ignore", invalid="ignore"):
-        scores = np.einsum("ld,nd->ln", theta[None], points)[0]  # not BLAS: see lift.project
+    scores = np.einsum("ld,nd->ln", theta[None], points)[0]  # not BLAS: see lift.project
     if not np.isfinite(scores).all():
         raise ValueError("directions: expected finite scores <x_i, theta>, got an overflow; rescale the directions")
     return scores

@@ -99,19 +99,10 @@ def sinkhorn_plan(
     x, y = as_pair(x, y)
     a, b = as_weights(a, len(x), "a"), as_weights(b, len(y), "b")
     reg, n_iter = as_real(reg, "reg", least=0, above=True), as_count(n_iter, "n_iter")
-    cost, (heavy_a, heavy_b) = ground_cost(x, y, p=p), (a > 0, b > 0)  # log of a zero weight is no number
-    plan = np.zeros_like(cost)
+    cost = ground_cost(x, y, p=p)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what POT warns of is checked below
-        plan[np.ix_(heavy_a, heavy_b)] = ot.sinkhorn(
-            a[heavy_a],
-            b[heavy_b],
-            cost[np.ix_(heavy_a, heavy_b)],
-            reg,
-            method="sinkhorn_log",
-            numItermax=n_iter,
-            stopThr=1e-10,
-        )
+        warnings.simplefilter("ignore")  # what POT warns of is checked below; the log of weight 0 is -inf, and right
+        plan = ot.sinkhorn(a, b, cost, reg, method="sinkhorn_log", numItermax=n_iter, stopThr=1e-10)
     off = max(np.abs(plan.sum(axis=1) - a).max(), np.abs(plan.sum(axis=0) - b).max())
     if not (abs(plan.sum() - 1) <= MASS_SLACK and off <= MASS_SLACK):
         raise RuntimeError(

@@ -48,7 +48,7 @@ SUITES = {
         [f"espref/claims/{name}.py" for name in EXACT if name != "planfree"],
         ["tests/test_every_claim.py", "tests/test_claims.py::test_claim_stands"],
     ),
-    "nn": Suite(["espref/nn/functional.py"], ["tests/nn/test_functional.py"]),
+    "nn": Suite(["espref/nn/functional.py"], ["tests/nn/test_functional.py", "tests/nn/test_nn_attention.py"]),
 }
 #: Identity of a function does not survive mutmut's wrappers.
 DESELECTED = ["tests/test_bad_input.py::test_every_public_function_is_covered"]

@@ -190,12 +190,28 @@ def test_extreme_scales_of_clouds(scale: float) -> None:
         np.testing.assert_array_equal(one.toarray(), other.toarray())
 
 
+def test_scores_beyond_the_floats() -> None:
+    """Sums that would overflow still sort; so do directions of very different lengths in one call."""
+    for sign in (1, -1):
+        x = sign * np.array([[1.7e308] * 3, [1.0] * 3, [1.6e308] * 3])
+        (plan,) = sliced_plans(x, [[0.0] * 3, [sign * 1.0] * 3, [sign * 2.0] * 3], np.ones((1, 3)))
+        np.testing.assert_array_equal(plan.toarray() * 3, [[0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    rng = np.random.default_rng(5)
+    x, y, directions = rng.standard_normal((7, 2)), rng.standard_normal((7, 2)), rng.standard_normal((3, 2))
+    lengths = np.array([[1e-300], [1.0], [1e300]])
+    for one, other in zip(sliced_plans(x, y, directions), sliced_plans(x, y, lengths * directions), strict=True):
+        np.testing.assert_array_equal(one.toarray(), other.toarray())
+
+
 @pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e170, 1e300])
 def test_costs_beyond_the_square(scale: float) -> None:
     """|x - y|^p is found where its square over- or underflows but it does not itself."""
     x, y = np.array([[0.0, 0.0], [4.0, 3.0]]) * scale, np.array([[3.0, 4.0], [4.0, -2.0]]) * scale
     np.testing.assert_allclose(slice_costs(x[:1], y[:1], [[1, 0]], p=1), [5 * scale], rtol=1e-14)
     np.testing.assert_allclose(slice_costs(x, y, [[1, 0]], p=1), [(5 + 5) / 2 * scale], rtol=1e-14)
+    for y in ([[scale, -1]], [[-1, scale]], [[1, -scale]], [[-scale, 1]]):  # one large coordinate, of either sign
+        far = max(scale, 1)
+        np.testing.assert_allclose(slice_costs([[0, 0]], y, [[1, 0]], p=1), [far], rtol=1e-14)
 
 
 def test_overflowing_costs_are_refused() -> None:

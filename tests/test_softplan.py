@@ -215,6 +215,16 @@ def test_length_of_a_direction(power: int) -> None:
     np.testing.assert_allclose(moved.plan, plain.plan, rtol=0, atol=1e-13)
 
 
+def test_defaults() -> None:
+    """The soft sort and the mean over slices, unless something else is asked for."""
+    rng = np.random.default_rng(4)
+    x, y, directions = rng.standard_normal((6, 2)), rng.standard_normal((5, 2)), rng.standard_normal((3, 2))
+    soft = soft_line_plan(x[:, 0], y[:, 0], 0.3, balanced=False)
+    np.testing.assert_array_equal(soft_line_plan(x[:, 0], y[:, 0], 0.3), soft)
+    mean = expected_soft_plan(x, y, directions, 0.3, beta=0, balanced=False)
+    np.testing.assert_array_equal(expected_soft_plan(x, y, directions, 0.3).plan, mean.plan)
+
+
 def test_forms_of_input() -> None:
     """Lists, ints, float32, read-only and strided arrays are accepted, and nothing is written to."""
     rng = np.random.default_rng(0)

@@ -215,7 +215,7 @@ def test_the_smallest_floats_are_told_apart() -> None:
     np.testing.assert_array_equal(soft_sort([5e-324, 0.0], 0), [[0, 1], [1, 0]])
     np.testing.assert_array_equal(soft_sort([0.0, -0.0], 0), np.full((2, 2), 0.5))
     e = np.exp(-1.0)
-    for s, tau in (([0, 5e-324], 5e-324), ([-1e308, 1e308], 1.7e308)):
+    for s, tau in (([0, 5e-324], 5e-324), ([-1e308, 1e308], 1.7e308), ([-1.7e308, 0.3e308], 1.7e308)):
         ratio = e if tau < 1 else np.exp(-2 / 1.7)
         np.testing.assert_allclose(soft_sort(s, tau), np.array([[1, ratio], [ratio, 1]]) / (1 + ratio), rtol=1e-14)
 

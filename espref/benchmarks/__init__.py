@@ -13,6 +13,8 @@ from .._checks import as_choice
 
 #: Speed and memory: what "all" stands for.
 SPEED = ("plans", "planfree", "attention")
+#: Whole training steps; needs the extra ``train``.
+TRAINING = ("transformers",)
 #: How far results can be trusted; ``large`` takes many minutes.
 TRUST = ("numerics", "large")
 
@@ -25,7 +27,7 @@ def suites(name: str) -> tuple[str, ...]:
     ValueError
         For an unknown name.
     """
-    as_choice(name, "suite", ("all", *SPEED, *TRUST))
+    as_choice(name, "suite", ("all", *SPEED, *TRAINING, *TRUST))
     return SPEED if name == "all" else (name,)
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .plans import peak_memory, row
+from .plans import peak_memory, row, seconds
 
 DIM, TAU, BETA = 32, 0.1, 1.0
 Step = Callable[[], None]
@@ -59,7 +58,8 @@ def softmax(q: Any, k: Any, v: Any) -> Any:
 KINDS = {"esp": esp, "released": released, "sinkhorn": sinkhorn, "softmax": softmax}
 
 
-def _device() -> str:
+def device_name() -> str:
+    """CUDA where it is present."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -69,7 +69,7 @@ def step(kind: str, n: int, *, heads: int = 4, narrow: bool = False) -> Step:
     """One forward and backward at n tokens, ready to be called."""
     import torch
 
-    generator, device = torch.Generator().manual_seed(0), _device()
+    generator, device = torch.Generator().manual_seed(0), device_name()
     tokens = torch.randn(3, 1, heads, n, DIM, generator=generator).to(device, torch.bfloat16 if narrow else None)
     q, k, v = (x.clone().requires_grad_() for x in tokens)
     g = torch.ones_like(q)
@@ -82,32 +82,34 @@ def step(kind: str, n: int, *, heads: int = 4, narrow: bool = False) -> Step:
     return run
 
 
-def _seconds(run: Step) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def _median(kinds: tuple[str, ...], n: int, repeats: int, **options: Any) -> dict[str, float]:
     """Median seconds of each kind, measured in turn after one round of warming up."""
     steps = {kind: step(kind, n, **options) for kind in kinds}
-    rounds = [{kind: _seconds(run) for kind, run in steps.items()} for _ in range(repeats + 1)][repeats > 1 :]
+    rounds = [{kind: seconds(run) for kind, run in steps.items()} for _ in range(repeats + 1)][repeats > 1 :]
     return {kind: statistics.median(times[kind] for times in rounds) for kind in kinds}
 
 
-def _memory(kind: str, n: int, heads: int = 4) -> float:
-    """Peak memory in MB beyond what the process held before, inputs left out; that of the allocator on CUDA."""
-    module = "espref.benchmarks.attention"
-    if _device() == "cuda":
+def peak_mb(prepare: Callable[[], Step], code: str) -> float:
+    """Peak memory in MB of a step beyond what was held before: of the allocator on CUDA, else of a process of its own.
+
+    The step is made and called once before; ``code`` does the same, as :func:`peak_memory` takes it.
+    """
+    if device_name() == "cuda":
         import torch
 
-        run = step(kind, n, heads=heads)
+        run = prepare()
+        run()
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - held) / 2**20
-    code = f"from {module} import step\nstep('{kind}', 64)()\nrun = step('{kind}', {n})\n# measured\nrun()\n"
     return peak_memory(code)["peak_mb"]
+
+
+def _memory(kind: str, n: int, heads: int = 4) -> float:
+    module = "espref.benchmarks.attention"
+    code = f"from {module} import step\nstep('{kind}', 64)()\nrun = step('{kind}', {n})\n# measured\nrun()\n"
+    return peak_mb(lambda: step(kind, n, heads=heads), code)
 
 
 def _crossing(sizes: list[int], ratios: list[float]) -> float:
@@ -122,7 +124,7 @@ def _crossing(sizes: list[int], ratios: list[float]) -> float:
 
 def _against_released() -> list[dict[str, Any]]:
     n = 1024
-    times = {"esp": _median(("esp",), n, 5)["esp"], "released": _seconds(step("released", n))}
+    times = {"esp": _median(("esp",), n, 5)["esp"], "released": seconds(step("released", n))}
     sizes = {kind: _memory(kind, n) for kind in times}
     speed, memory = times["released"] / times["esp"], sizes["released"] / sizes["esp"]
     detail = f"released {times['released']:.2f} s, espref {times['esp']:.3f} s"
@@ -167,7 +169,7 @@ def _growth() -> list[dict[str, Any]]:
 
 
 def _against_softmax() -> list[dict[str, Any]]:
-    cuda = _device() == "cuda"
+    cuda = device_name() == "cuda"
     heads, sizes = (32, [2**e for e in range(8, 19)]) if cuda else (4, [2**e for e in range(8, 17)])
     rows = []
     for narrow in (False, True)[: 2 if cuda else 1]:

@@ -295,7 +295,8 @@ class DifferentialAttention(_Looking):
         first, second = self.vectors.prod(dim=1).sum(-1).exp()
         mix = first - second + self.lambda_init
         output, weights = differential_attention(q, k, v, mix=mix, keep=keep, need_weights=need_weights)
-        return self.norm(output) * (1 - self.lambda_init), weights
+        output = self.norm(output.to(self.norm.weight.dtype))  # under autocast heads are narrow, its weights are not
+        return output * (1 - self.lambda_init), weights
 
 
 class SinkhornAttention(_Multihead):

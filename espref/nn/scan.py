@@ -141,8 +141,8 @@ def _slope(kernel: Kernel, left: tuple[Tensor, Tensor | None], right: tuple[Tens
     """sum_j M_ji - sum_j M_ij with signs by rank, (B, k c), from both factors (B, n, d) and their carries."""
     g, x = _split(kernel, left[0]), _split(kernel, right[0])
     pairs = (g @ x.mT).mul_(kernel.inside)  # (B, k, c, c)
-    sign = torch.ones_like(kernel.inside[0, 0]).tril(-1)
-    pairs *= sign - sign.T
+    sign = torch.ones_like(kernel.inside[:1, :1]).tril(-1)
+    pairs *= sign - sign.mT
     slope = pairs.sum(-2) - pairs.sum(-1)  # (B, k, c)
     if left[1] is not None and right[1] is not None:
         carried = (g @ right[1].mT).add_(x @ left[1].mT).mul_(kernel.into)  # (B, k, c, 2)

@@ -58,8 +58,8 @@ def _inverse(order: Tensor) -> Tensor:
 def _rows(x: Tensor, order: Tensor) -> Tensor:
     """Row order[b, g, i] of x[b, g], (B, G, N, E), for x (B, G or 1, N, E); contiguous rows are copied whole."""
     batch, slices, n = order.shape
-    start = torch.arange(batch * x.shape[1], device=x.device).view(batch, -1, 1) * n
-    return x.flatten(0, 2).index_select(0, (order + start).flatten()).view(batch, slices, n, -1)
+    start = torch.arange(batch * x.shape[1], device=x.device).view(batch, x.shape[1], 1) * n
+    return x.flatten(0, 2).index_select(0, (order + start).flatten()).view(batch, slices, n, x.shape[-1])
 
 
 class _Rows(torch.autograd.Function):
@@ -131,7 +131,7 @@ def _balance(sort: Sorter, mask: Tensor) -> Tensor:
         d = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1).sqrt()
         for _ in range(MAX_ROUNDS):
             image = fixed.product(d[..., None])[..., 0]
-            if ((d * image - 1) * mask).abs().max() <= tolerance:
+            if (((d * image - 1) * mask).abs() <= tolerance).all():
                 break
             d = torch.where(mask > 0, (d / torch.where(mask > 0, image, 1.0)).sqrt(), 0.0)
         else:

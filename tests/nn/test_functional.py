@@ -193,26 +193,157 @@ def test_no_matrix_is_built() -> None:
     assert 0 < largest <= 2 * n * scan.CHUNK + 1 < n * n / 16  # both slices' chunk kernels
 
 
+GOOD = {"query": torch.zeros(5, 4), "key": torch.zeros(5, 4), "value": torch.zeros(5, 3)}
+TEMPERATURES = {"tau": 0.1, "beta": 1.0}
+NO_TENSORS = [
+    torch.zeros(3),
+    torch.zeros(5, 4, dtype=torch.long),
+    torch.zeros(0, 4),
+    torch.zeros(5, 0),
+    [[1.0] * 4] * 5,
+]
+NO_NUMBERS = [
+    -1.0,
+    True,
+    "one",
+    None,
+    torch.zeros(1),
+    torch.ones((), dtype=torch.cfloat),
+    torch.ones((), device="meta"),
+]
+NO_MASKS = [torch.zeros(5), torch.zeros(9, dtype=torch.bool), torch.zeros(2, dtype=torch.bool), [True] * 5]
+NO_MASKS += [torch.zeros((), dtype=torch.bool), torch.zeros(2, 5, dtype=torch.bool)]
 BAD = {
-    "query": {"query": torch.zeros(3)},
-    "key": {"key": torch.zeros(5, 3)},
-    "value": {"value": torch.zeros(4, 3)},
-    "directions": {"directions": torch.zeros(2, 9)},
-    "sort": {"sort": "quick"},
-    "power": {"power": 3},
-    "tau": {"tau": 0.0},
-    "beta": {"beta": -1.0},
-    "key_padding_mask": {"key_padding_mask": torch.zeros(5)},
-    "query_padding_mask": {"query_padding_mask": torch.zeros(9, dtype=torch.bool)},
+    **dict.fromkeys(GOOD, NO_TENSORS),
+    "key": [*NO_TENSORS, torch.zeros(5, 3)],
+    "value": [*NO_TENSORS, torch.zeros(4, 3)],
+    "directions": [torch.zeros(2, 9), torch.zeros(4), torch.zeros(2, 4).long(), torch.zeros(0, 4), [[1.0] * 4]],
+    "sort": ["quick", None, 1],
+    "power": [3, 1.0, "1"],
+    "tau": [*NO_NUMBERS, 0.0, 10**400],
+    "beta": [*NO_NUMBERS, 10**400],
+    "key_padding_mask": NO_MASKS,
+    "query_padding_mask": NO_MASKS,
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_named(name: str) -> None:
     """A ValueError that starts with the argument."""
-    good = {"query": torch.zeros(5, 4), "key": torch.zeros(5, 4), "value": torch.zeros(5, 3), "tau": 0.1, "beta": 1.0}
-    with pytest.raises(ValueError, match=name):
-        F.esp_attention(**(good | BAD[name]))
+    for bad in BAD[name]:
+        with pytest.raises(ValueError, match=rf"^{name}: expected"):
+            F.esp_attention(**(GOOD | TEMPERATURES | {name: bad}))
+        if name in (*GOOD, "key_padding_mask", "query_padding_mask"):
+            with pytest.raises(ValueError, match=rf"^{name}: expected"):
+                F.sinkhorn_attention(**(GOOD | {name: bad}))
+    for side in ("key", "value"):
+        with pytest.raises(ValueError, match=r"^key, value: expected leading dimensions \(\)"):
+            F.softmax_attention(**(GOOD | {side: GOOD[side].expand(2, -1, -1)}))
+    for bad in (True, 1.5, 0, "5"):
+        with pytest.raises(ValueError, match=r"^n_iter: expected"):
+            F.sinkhorn_attention(**GOOD, n_iter=bad)
+    odd = {side: torch.zeros(2, 4, 3) for side in GOOD}
+    with pytest.raises(ValueError, match=r"^query: expected an even number of coordinates, got 3"):
+        F.differential_attention(**odd, mix=torch.tensor(0.1))
+
+
+def test_no_matrix_unless_it_is_asked_for() -> None:
+    """Of all four functions; five normalisations are Sinkhorn's default."""
+    q, k, v = tokens(7, 5)
+    found = F.sinkhorn_attention(q, k, v)
+    every = [found, F.esp_attention(q, k, v, **TEMPERATURES), F.softmax_attention(q, k, v)]
+    every.append(F.differential_attention(q, k, v, mix=torch.tensor(0.1)))
+    assert [result.weights for result in every] == [None] * 4
+    assert torch.equal(found.output, F.sinkhorn_attention(q, k, v, n_iter=5).output)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_types_of_results_and_of_what_is_between(dtype: torch.dtype) -> None:
+    """Output and matrix come as the values came; nothing between is in float64, whatever the directions are in."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    wide = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            parts = result if isinstance(result, (tuple, list)) else [result]
+            wide.extend(str(function) for x in parts if isinstance(x, torch.Tensor) and x.dtype == DOUBLE)
+            return result
+
+    q, k, v = (x.to(dtype) for x in tokens(40, 40))
+    slicers = torch.eye(4, dtype=DOUBLE).flip(0)
+    with Watch():
+        esp = F.esp_attention(q, k, v, **TEMPERATURES, need_weights=True)
+        sinkhorn = F.sinkhorn_attention(q, k, v, need_weights=True)
+    assert not wide
+    assert {x.dtype for x in (*esp, *sinkhorn)} == {dtype}
+    turned = F.esp_attention(q, k, v, **TEMPERATURES, directions=slicers).output
+    assert torch.equal(turned, F.esp_attention(q, k, v, **TEMPERATURES, directions=slicers.float()).output)
+    for function in (F.sinkhorn_attention, lambda *x: F.esp_attention(*x, **TEMPERATURES)):
+        plain = function(q, k, v).output
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(function(q, k, v).output, plain)
+        reference = function(*(x.double() for x in (q, k, v))).output
+        tolerance = max(2 * torch.finfo(dtype).eps, 1e-5)
+        torch.testing.assert_close(plain.double(), reference, rtol=tolerance, atol=tolerance)
+
+
+def test_another_default_device_does_not_matter() -> None:
+    """Everything is made where the tokens are."""
+    q, k, v = tokens(40, 37)
+    calls = [
+        lambda: F.esp_attention(q, k, v, **TEMPERATURES, need_weights=True),
+        lambda: F.sinkhorn_attention(q, k, v, need_weights=True),
+        lambda: F.softmax_attention(q, k, v, need_weights=True),
+    ]
+    for call in calls:
+        plain = call()
+        with torch.device("meta"):
+            assert all(torch.equal(x, y) for x, y in zip(call(), plain, strict=True))
+
+
+def test_one_mask_alone_and_masks_that_expand() -> None:
+    """Of one sequence without a batch; keys only, queries only; one truth value for all tokens."""
+    q, k, v = tokens(8, 6)
+    masked = torch.arange(8) >= 5, torch.arange(6) >= 4
+    for function in (F.sinkhorn_attention, lambda *x, **o: F.esp_attention(*x, **TEMPERATURES, **o)):
+        keys = function(q, k, v, key_padding_mask=masked[1]).output
+        torch.testing.assert_close(keys, function(q, k[:4], v[:4]).output, rtol=0, atol=1e-13)
+        queries = function(q, k, v, query_padding_mask=masked[0]).output
+        torch.testing.assert_close(queries[:5], function(q[:5], k, v).output, rtol=0, atol=1e-13)
+        assert not queries[5:].any()
+        none = torch.zeros(1, dtype=torch.bool)
+        both = function(q, k, v, key_padding_mask=none, query_padding_mask=none).output
+        torch.testing.assert_close(both, function(q, k, v).output, rtol=0, atol=1e-13)
+        assert not function(q, k, v, key_padding_mask=~none).output.any()
+
+
+def test_an_empty_batch() -> None:
+    """Gives an empty result, and empty gradients."""
+    q, k, v = (x.expand(0, -1, -1).requires_grad_() for x in tokens(8, 6))
+    calls = [F.sinkhorn_attention, F.softmax_attention]
+    calls += [lambda *x, sort=sort: F.esp_attention(*x, **TEMPERATURES, sort=sort) for sort in SORTS]
+    for call in calls:
+        output = call(q, k, v).output
+        assert output.shape == (0, 8, 3)
+        assert torch.autograd.grad(output.sum(), q)[0].shape == (0, 8, 4)
+
+
+def test_leading_dimensions_of_the_maps_that_look() -> None:
+    """Softmax and differential attention of a batch with masks: each item as alone."""
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(3, n, 6, generator=generator, dtype=DOUBLE) for n in (7, 5, 5))
+    keep = torch.rand(3, 7, 5, generator=generator) < 0.5
+    keep[1, 2] = False
+    mix = torch.tensor(0.2, dtype=DOUBLE)
+    for function in (F.softmax_attention, lambda *x, **o: F.differential_attention(*x, mix=mix, **o)):
+        found = function(q, k, v, keep=keep, need_weights=True)
+        torch.testing.assert_close(found.output, found.weights @ v, rtol=0, atol=1e-13)
+        for item in range(3):
+            alone = function(q[item], k[item], v[item], keep=keep[item], need_weights=True)
+            for one, other in zip(found, alone, strict=True):
+                torch.testing.assert_close(one[item], other, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("sort", SORTS)

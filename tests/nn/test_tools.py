@@ -8,7 +8,14 @@ import io
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
-from espref.nn import EspAttention, functional, transformer  # noqa: E402
+from espref.nn import (  # noqa: E402
+    DifferentialAttention,
+    EspAttention,
+    SinkhornAttention,
+    SoftmaxAttention,
+    functional,
+    transformer,
+)
 
 SORTS = ("soft", "balanced", "hard")
 
@@ -49,6 +56,18 @@ def test_autocast(sort: str) -> None:
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
     if sort != "hard":  # a rounded score may change places
         torch.testing.assert_close(found.float(), plain, rtol=0, atol=0.1 * float(plain.detach().abs().max()))
+
+
+@pytest.mark.parametrize("kind", [SoftmaxAttention, SinkhornAttention, DifferentialAttention])
+def test_autocast_of_the_other_kinds(kind: type[torch.nn.Module]) -> None:
+    """Near the float32 module, without a warning."""
+    torch.manual_seed(0)
+    module, x = kind(16, 2), torch.randn(2, 12, 16)
+    plain = module(x, x, x)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = module(x, x, x)[0]
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), plain, rtol=0, atol=0.05 * float(plain.detach().abs().max()))
 
 
 @pytest.mark.parametrize("sort", SORTS)

@@ -1,0 +1,115 @@
+"""Training the ViT and the translation preset with each kind of attention, on random data of the real shapes.
+
+One step is loss, gradients and AdamW on one batch; kinds are measured in turn within one process. Batches are of 256
+items on CUDA, of 32 on a CPU.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any, NamedTuple
+
+from .attention import Step, device_name, peak_mb
+from .plans import row, seconds
+
+KINDS = ("softmax", "sinkhorn", "differential", "esp", "esp-balanced")
+REPEATS = 5
+
+
+class Shape(NamedTuple):
+    """Data of one preset: what its loader hands to the model, and the shape of one input."""
+
+    preset: str
+    task: str
+    settings: dict[str, int]
+    size: tuple[int, ...]
+
+
+SHAPES = (
+    Shape(
+        "cats-and-dogs-100",
+        "image",
+        {"image_size": 64, "patch_size": 8, "channels": 3, "classes": 2},
+        (3, 64, 64),
+    ),
+    Shape(
+        "iwslt14",
+        "translation",
+        {"source_vocabulary": 10_004, "target_vocabulary": 10_004, "length": 66},
+        (64,),
+    ),
+)
+
+
+def batch_size() -> int:
+    """Items in a batch."""
+    return 256 if device_name() == "cuda" else 32
+
+
+def step(shape: Shape, kind: str, *, narrow: bool = False, compiled: bool = False) -> Step:
+    """One training step, ready to be called; ``narrow`` is bfloat16 by autocast."""
+    import torch
+
+    from ..train.config import Config
+    from ..train.data import UNKNOWN, Batch, Data
+    from ..train.model import build, loss
+    from ..train.presets import PRESETS
+
+    torch.manual_seed(0)
+    device, size = torch.device(device_name()), (batch_size(), *shape.size)
+    config = Config(PRESETS[shape.preset].task, kind, **{**PRESETS[shape.preset].settings, "fraction": 1.0})
+    model = build(Data(shape.task, [], [], (), shape.settings), config).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate)
+    if shape.task == "image":
+        batch = Batch(torch.rand(size), None, torch.randint(shape.settings["classes"], size[:1]))
+    else:
+        source, target = torch.randint(UNKNOWN, shape.settings["target_vocabulary"], (2, *size))
+        lengths = torch.randint(size[1] // 4, size[1] + 1, (size[0], 1))  # real sentences differ in length
+        lengths[0] = size[1]
+        padding = torch.arange(size[1]) >= lengths
+        batch = Batch(source.masked_fill(padding, 0), padding, target.masked_fill(padding, 0))
+    batch = batch.to(device)
+    forward: Any = torch.compile(model) if compiled else model
+
+    def run() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=narrow):
+            value = loss(forward, shape.task, batch)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _memory(shape: Shape, kind: str, narrow: bool) -> float:
+    """Peak memory in MB of a step beyond model, batch and moments, which the step before it has made."""
+    module = "espref.benchmarks.transformers"
+    setup = f"from {module} import SHAPES, step\nrun = step(SHAPES[{SHAPES.index(shape)}], '{kind}', narrow={narrow})\n"
+    return peak_mb(lambda: step(shape, kind, narrow=narrow), f"{setup}run()\n# measured\nrun()\n")
+
+
+def _compare(shape: Shape, narrow: bool, compiled: bool) -> dict[str, Any]:
+    """Items a second by kind, as medians; the row tells ESP's part of softmax attention's."""
+    steps = {kind: step(shape, kind, narrow=narrow, compiled=compiled) for kind in KINDS}
+    rounds = [{kind: seconds(run) for kind, run in steps.items()} for _ in range(REPEATS + 2)][2:]
+    rates = {kind: batch_size() / statistics.median(times[kind] for times in rounds) for kind in KINDS}
+    detail = "items a second: " + ", ".join(f"{kind} {rate:.3g}" for kind, rate in rates.items())
+    if not compiled:
+        sizes = {kind: _memory(shape, kind, narrow) for kind in KINDS}
+        detail += "; MB: " + ", ".join(f"{kind} {size:.0f}" for kind, size in sizes.items())
+    precision = "bfloat16" if narrow else "float32"
+    name = f"{shape.preset}, {precision}{', compiled' if compiled else ''}: esp beside softmax"
+    return row(name, rates["esp"] / rates["softmax"], "of the items", "", None, detail)
+
+
+def run() -> list[dict[str, Any]]:
+    """All rows of the suite; needs the extra ``train``."""
+    try:
+        import lightning_fabric  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the suite transformers needs PyTorch: pip install 'espref[train]'") from error
+    modes = [(narrow, compiled) for narrow in (False, True) for compiled in (False, True)]
+    return [_compare(shape, *mode) for shape in SHAPES for mode in modes]
