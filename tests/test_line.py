@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from strategies import Problem, line_problems
 
 from espref import line_plan
-from espref.line import MAX_ENTRIES, QUANTA
+from espref.line import MAX_ENTRIES, QUANTA, monotone_pieces
 
 
 def marginals(plan):
@@ -138,6 +138,15 @@ def test_increasing_maps_change_nothing(problem: Problem) -> None:
     ranks = [np.unique(values, return_inverse=True)[1] ** 3 - 5 for values in (u, v)]
     before, after = line_plan(u, v, problem.a, problem.b), line_plan(*ranks, problem.a, problem.b)
     np.testing.assert_array_equal(before.toarray(), after.toarray())
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 40), (40, 1), (500, 300), (7, 700), (1000, 1000)])
+def test_pieces_stay_within_both_clouds(n: int, m: int) -> None:
+    """Many ends of source and target at one place: no piece lies behind the last point, and the masses are right."""
+    source, target, mass = monotone_pieces(np.full(n, m), np.full(m, n))
+    assert source.max() == n - 1 and target.max() == m - 1
+    np.testing.assert_array_equal(np.bincount(source, mass), m)
+    np.testing.assert_array_equal(np.bincount(target, mass), n)
 
 
 def test_first_keeps_input_order() -> None:

@@ -284,6 +284,7 @@ def test_types_of_results_and_of_what_is_between(dtype: torch.dtype) -> None:
         plain = function(q, k, v).output
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(function(q, k, v).output, plain)
+        assert torch.equal(function(*(x.float() for x in (q, k, v))).output.to(dtype), plain)
         reference = function(*(x.double() for x in (q, k, v))).output
         tolerance = max(2 * torch.finfo(dtype).eps, 1e-5)
         torch.testing.assert_close(plain.double(), reference, rtol=tolerance, atol=tolerance)
