@@ -271,7 +271,7 @@ def _resume(folder: Path, model: Any, optimizer: Any) -> list[dict[str, float]]:
             model, optimizer, model_state_dict=saved["model"], optim_state_dict=saved["optimizer"], options=FULL
         )
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
         raise ValueError(f"{path}: expected a checkpoint of this model ({reason}); delete it to start anew") from error
     return saved["history"]
 
