@@ -92,7 +92,7 @@ def _median(kinds: tuple[str, ...], n: int, repeats: int, **options: Any) -> dic
 def peak_mb(prepare: Callable[[], Step], code: str) -> float:
     """Peak memory in MB of a step beyond what was held before: of the allocator on CUDA, else of a process of its own.
 
-    The step is made and called once before; ``code`` does the same, as :func:`peak_memory` takes it.
+    ``code`` makes the step and calls it, for :func:`peak_memory`; on CUDA ``prepare`` makes it, and it is called twice.
     """
     if device_name() == "cuda":
         import torch

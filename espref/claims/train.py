@@ -17,7 +17,8 @@ NEEDS: tuple[str, ...] = ("torch", "lightning_fabric", "torchmetrics", "sklearn"
 def _accuracy(attention: str, **settings: Any) -> float:
     """Test accuracy in percent of a model of one layer, seed 0."""
     from ..train.config import Config
-    from ..train.loop import make_fabric, train
+    from ..train.loop import train
+    from ..train.processes import make_fabric
     from ..train.runs import load
 
     config = Config("digits", attention, depth=1, **settings)
@@ -71,6 +72,7 @@ def resumed() -> float:
     """Data order and dropout depend on seed and epoch alone; weights and optimiser are in the checkpoint."""
     from ..train import loop
     from ..train.config import Config
+    from ..train.processes import make_fabric
     from ..train.runs import load
 
     class Stopped(Exception):
@@ -79,7 +81,7 @@ def resumed() -> float:
     def stop(epoch: int, line: dict[str, float]) -> None:
         raise Stopped
 
-    data, fabric = load("digits"), loop.make_fabric()
+    data, fabric = load("digits"), make_fabric()
     config = Config("digits", "esp", dim=8, depth=1, epochs=3, fraction=0.2, dropout=0.1)
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         whole = loop.train(data, config, Path(first), fabric)["history"]

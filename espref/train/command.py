@@ -95,7 +95,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def _train(options: argparse.Namespace) -> int:
     from ..nn.transformer import ATTENTION
-    from .loop import make_fabric, train
+    from .loop import train
+    from .processes import make_fabric
     from .report import attention_maps, curves, table
     from .runs import compare, load
 

@@ -15,66 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
 from .._environment import environment
 from ..files import atomic
 from ..nn import EspAttention
-from ..nn.transformer import DecoderBlock, EncoderBlock, TranslationTransformer
 from .config import Config
 from .data import Batch, Data, collate, labels_of, subset
 from .model import build, evaluate, loss
+from .processes import is_sharded
 
 Report = Callable[[int, dict[str, float]], None]
 #: Checkpoints hold the whole model by names, however many processes train it.
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
-#: How several processes share a model: each holds all of it, or a part of every block.
-STRATEGIES = ("ddp", "fsdp")
-
-
-def make_fabric(
-    accelerator: str = "cpu", devices: int = 1, precision: Any = "32-true", strategy: str = "ddp"
-) -> Fabric:
-    """Device, precision and processes; under ``torchrun`` the processes it started.
-
-    Raises
-    ------
-    ValueError
-        When this machine has no such accelerator, or for an unknown precision or strategy; for one process and fsdp.
-    """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
-    devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
-    processes = int(os.environ.get("WORLD_SIZE", devices))
-    if strategy == "fsdp" and processes == 1:
-        raise ValueError("strategy: expected several processes for 'fsdp' (--devices, or torchrun), got one")
-    nodes = max(1, processes // devices)  # torchrun starts equally many processes on each
-    sharing: Any = "auto"
-    if processes > 1:
-        sharing = "ddp" if strategy == "ddp" else ModelParallelStrategy(shard, processes, tensor_parallel_size=1)
-    try:
-        fabric = Fabric(
-            accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=sharing
-        )
-    except RuntimeError as error:
-        raise ValueError(f"accelerator: expected one that this machine has, got {accelerator!r}: {error}") from error
-    fabric.launch()
-    return fabric
-
-
-def shard(model: torch.nn.Module, mesh: Any) -> torch.nn.Module:
-    """Parameters, gradients and moments divided among the processes, block by block (FSDP)."""
-    for module in model.modules():
-        if isinstance(module, (EncoderBlock, DecoderBlock)):
-            fully_shard(module, mesh=mesh["data_parallel"])
-    fully_shard(model, mesh=mesh["data_parallel"])
-    if isinstance(model, TranslationTransformer):
-        register_fsdp_forward_method(model, "translate")
-    return model
 
 
 def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Report | None = None) -> dict[str, Any]:
@@ -110,7 +63,7 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     history = _resume(folder, model, adam)
     kept = subset(labels_of(data), len(data.train), config.fraction, config.seed)
     tensorboard = _Tensorboard(folder, history) if fabric.is_global_zero else None
-    sharded = isinstance(fabric.strategy, ModelParallelStrategy)
+    sharded = is_sharded(fabric)
     dtype = next(model.parameters()).dtype  # of the unwrapped model, which is evaluated
     tests = [b.to(fabric.device, dtype) for b in _batches(data, data.test, list(range(len(data.test))), 256)]
     for epoch in range(len(history), config.epochs):

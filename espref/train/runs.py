@@ -44,7 +44,8 @@ def run(config: Config, out: Path, root: str | None = None, threads: int | None 
     """One run in this process, without a report."""
     import torch
 
-    from .loop import make_fabric, train
+    from .loop import train
+    from .processes import make_fabric
 
     if threads:
         torch.set_num_threads(threads)

@@ -27,6 +27,7 @@ from espref.train.embedded import EMBEDDED  # noqa: E402
 from espref.train.model import build  # noqa: E402
 from espref.train.paper import LOADERS  # noqa: E402
 from espref.train.presets import PRESETS  # noqa: E402
+from espref.train.processes import make_fabric  # noqa: E402
 from espref.train.runs import compare, load, run, run_all  # noqa: E402
 
 SMALL = {"dim": 8, "depth": 1, "heads": 2, "epochs": 2, "fraction": 0.2}
@@ -34,7 +35,7 @@ SMALL = {"dim": 8, "depth": 1, "heads": 2, "epochs": 2, "fraction": 0.2}
 
 @pytest.fixture(scope="module")
 def fabric():
-    return loop.make_fabric()
+    return make_fabric()
 
 
 @pytest.mark.parametrize("task", EMBEDDED)
@@ -111,7 +112,7 @@ def test_what_cannot_be_continued_is_refused(tmp_path: Path, fabric) -> None:
         loop.train(data, config, tmp_path, fabric)
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="accelerator: expected one that this machine has"):
-            loop.make_fabric("cuda")
+            make_fabric("cuda")
 
 
 def test_a_run_says_how_it_was_made(tmp_path: Path, fabric) -> None:
@@ -123,7 +124,7 @@ def test_a_run_says_how_it_was_made(tmp_path: Path, fabric) -> None:
     assert {"commit", "espref", "python", "torch", "babel", "lightning-fabric"} <= set(about["environment"])
     assert {name: result[name] for name in about} == about
     with pytest.raises(ValueError, match="expected a run of precision bf16-true, got 32-true"):
-        loop.train(load("digits"), config, tmp_path, loop.make_fabric(precision="bf16-true"))
+        loop.train(load("digits"), config, tmp_path, make_fabric(precision="bf16-true"))
     for name, content in (("metrics.json", '{"config": 1}'), ("config.json", '{"con'), ("config.json", "7")):
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=rf"{name}: expected what a run writes"):
@@ -134,7 +135,7 @@ def test_a_run_says_how_it_was_made(tmp_path: Path, fabric) -> None:
 def test_every_precision_trains(precision: str, tmp_path: Path) -> None:
     """Training and evaluation in the precision of Lightning Fabric."""
     config = Config("digits", "esp", **{**SMALL, "epochs": 1})
-    result = loop.train(load("digits"), config, tmp_path, loop.make_fabric(precision=precision))
+    result = loop.train(load("digits"), config, tmp_path, make_fabric(precision=precision))
     assert result["precision"] == precision and all(math.isfinite(value) for value in result["final"].values())
 
 
@@ -404,7 +405,7 @@ from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from espref.nn.transformer import TranslationTransformer
-from espref.train.loop import shard
+from espref.train.processes import shard
 
 distributed.init_process_group("gloo")
 torch.manual_seed(0)

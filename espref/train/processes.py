@@ -1,0 +1,62 @@
+"""Device, precision and processes of a training run, and the model shared among them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import ModelParallelStrategy
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+from ..nn.transformer import DecoderBlock, EncoderBlock, TranslationTransformer
+
+#: How several processes share a model: each holds all of it, or a part of every block.
+STRATEGIES = ("ddp", "fsdp")
+
+
+def make_fabric(
+    accelerator: str = "cpu", devices: int = 1, precision: Any = "32-true", strategy: str = "ddp"
+) -> Fabric:
+    """Device, precision and processes; under ``torchrun`` the processes it started.
+
+    Raises
+    ------
+    ValueError
+        When this machine has no such accelerator, or for an unknown precision or strategy; for one process and fsdp.
+    """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", devices))
+    processes = int(os.environ.get("WORLD_SIZE", devices))
+    if strategy == "fsdp" and processes == 1:
+        raise ValueError("strategy: expected several processes for 'fsdp' (--devices, or torchrun), got one")
+    nodes = max(1, processes // devices)  # torchrun starts equally many processes on each
+    sharing: Any = "auto"
+    if processes > 1:
+        sharing = "ddp" if strategy == "ddp" else ModelParallelStrategy(shard, processes, tensor_parallel_size=1)
+    try:
+        fabric = Fabric(
+            accelerator=accelerator, devices=devices, num_nodes=nodes, precision=precision, strategy=sharing
+        )
+    except RuntimeError as error:
+        raise ValueError(f"accelerator: expected one that this machine has, got {accelerator!r}: {error}") from error
+    fabric.launch()
+    return fabric
+
+
+def shard(model: torch.nn.Module, mesh: Any) -> torch.nn.Module:
+    """Parameters, gradients and moments divided among the processes, block by block (FSDP)."""
+    for module in model.modules():
+        if isinstance(module, (EncoderBlock, DecoderBlock)):
+            fully_shard(module, mesh=mesh["data_parallel"])
+    fully_shard(model, mesh=mesh["data_parallel"])
+    if isinstance(model, TranslationTransformer):
+        register_fsdp_forward_method(model, "translate")
+    return model
+
+
+def is_sharded(fabric: Fabric) -> bool:
+    """Whether each process holds a part of the model only."""
+    return isinstance(fabric.strategy, ModelParallelStrategy)
