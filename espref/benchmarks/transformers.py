@@ -96,13 +96,13 @@ def _compare(shape: Shape, narrow: bool, compiled: bool) -> dict[str, Any]:
     steps = {kind: step(shape, kind, narrow=narrow, compiled=compiled) for kind in KINDS}
     rounds = [{kind: seconds(run) for kind, run in steps.items()} for _ in range(REPEATS + 1)][1:]
     rates = {kind: batch_size() / statistics.median(times[kind] for times in rounds) for kind in KINDS}
-    detail = "items a second: " + ", ".join(f"{kind} {rate:.3g}" for kind, rate in rates.items())
+    detail = "items a second: " + ", ".join(f"{kind} {rate:.1f}" for kind, rate in rates.items())
     if not compiled:
         sizes = {kind: _memory(shape, kind, narrow) for kind in KINDS}
         detail += "; MB: " + ", ".join(f"{kind} {size:.0f}" for kind, size in sizes.items())
     precision = "bfloat16" if narrow else "float32"
     name = f"{shape.preset}, {precision}{', compiled' if compiled else ''}: esp beside softmax"
-    return row(name, rates["esp"] / rates["softmax"], "of the items", "", None, detail)
+    return row(name, rates["esp"] / rates["softmax"], "of its items a second", "", None, detail)
 
 
 def run() -> list[dict[str, Any]]:

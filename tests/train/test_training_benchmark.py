@@ -35,7 +35,7 @@ def test_rows_are_ratios_of_medians(shape: transformers.Shape, monkeypatch: pyte
     found = transformers._compare(shape, narrow=True, compiled=False)
     place = transformers.KINDS.index("esp") + 1
     assert found["measured"] == pytest.approx(1 / place)
-    assert f"softmax 2, sinkhorn 1, differential 0.667, esp {2 / place:.3g}" in found["detail"]
+    assert f"softmax 2.0, sinkhorn 1.0, differential 0.7, esp {2 / place:.1f}" in found["detail"]
     assert "MB: softmax 3" in found["detail"] and "bfloat16: " in found["name"]
 
 
