@@ -63,7 +63,9 @@ def exact_plan(
     ot = _pot()
     x, y = as_pair(x, y)
     a, b = as_weights(a, len(x), "a"), as_weights(b, len(y), "b")
-    plan, log = ot.emd(a, b, ground_cost(x, y, p=p), numItermax=10_000_000, log=True)
+    cost = ground_cost(x, y, p=p)
+    largest = cost.max() or 1.0  # POT's tolerance is absolute: it takes very small costs for zero
+    plan, log = ot.emd(a, b, cost / largest, numItermax=10_000_000, log=True)
     if log["warning"] is not None:
         raise RuntimeError(f"exact_plan: {log['warning']}")
     return SolverPlan(plan, transport_cost(plan, x, y, p=p))

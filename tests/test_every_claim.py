@@ -5,12 +5,14 @@ A claim that passes whatever the code does would be worth nothing.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sensitivity
 from scipy.sparse import coo_array
 from test_claims import BREAKS, EXACT, PROBLEMS, SOFT, SOFT_BREAKS, break_library
 
@@ -18,7 +20,11 @@ from espref import attention, circle, directions, expected, line, softsort
 from espref.claims import LEDGER, run_claim
 
 #: Mathematics that calls nothing of the package, and facts about another one.
-ABOUT_NO_CODE = {"attention.no-causal-form", "solvers.pot-slice-costs-are-wrong"}
+ABOUT_NO_CODE = {
+    "attention.no-causal-form",
+    "solvers.pot-slice-costs-are-wrong",
+    "solvers.pot-simplex-has-no-scale",
+}
 
 
 def _full_plan(pieces, n, m):
@@ -131,3 +137,48 @@ def test_it_falls(claim: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if outcome.verdict == "skipped":
         pytest.skip(outcome.note)
     assert outcome.verdict == "fails" and outcome.note.startswith("worst on"), (outcome.residual, outcome.note)
+
+
+#: Claim -> what it reads; see ``sensitivity.py``.
+READS: dict[str, dict] = json.loads(sensitivity.FILE.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", READS)
+def test_what_a_claim_reads(name: str) -> None:
+    """It asks the library as often and with as many settings as when it was read last, notices at least as many wrong
+    answers, and comes out at the same number where that is no rounding, to the bit when it is run again."""
+    if any(importlib.util.find_spec(module) is None for module in LEDGER[name].needs):
+        pytest.skip(LEDGER[name].missing())
+    known, found = READS[name], sensitivity.read(LEDGER[name], READS[name]["tried"])
+    assert all(getattr(found, part) == known[part] for part in ("calls", "settings", "reads", "tried"))
+    assert found.noticed >= known["noticed"]
+    assert found.residuals == sensitivity.read(LEDGER[name], 0).residuals
+    values = sensitivity.values(found.residuals)
+    assert [value is None for value in values] == [value is None for value in known["values"]]
+    numbers = [(value, before) for value, before in zip(values, known["values"], strict=True) if value is not None]
+    assert all(np.isclose(value, before, rtol=1e-6, atol=0) for value, before in numbers), numbers
+
+
+@pytest.mark.parametrize("name", [name for name, known in READS.items() if known["reads"][0]])
+@pytest.mark.parametrize("scale", [sensitivity.SMALL, 1 / sensitivity.SMALL])
+def test_scale_of_the_clouds(name: str, scale: float) -> None:
+    """Tiny clouds and huge ones: a claim about any two clouds stands on every scale."""
+    if any(importlib.util.find_spec(module) is None for module in LEDGER[name].needs):
+        pytest.skip(LEDGER[name].missing())
+    assert sensitivity.stands(LEDGER[name], scale=scale)
+
+
+@pytest.mark.parametrize("method", ["random", "orthogonal", "sobol"])
+def test_one_scheme_ignores_its_seed(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directions that are the same for every seed are noticed, whichever scheme it is."""
+
+    def stubborn(n, dim, *, method="random", seed=None, named=method, sample=directions.sample_directions):
+        return sample(n, dim, method=method, seed=0 if method == named else seed)
+
+    break_library(monkeypatch, directions.sample_directions, stubborn)
+    assert run_claim(LEDGER["directions.same-seed-same-bits"], [], seeds=1).residual == 1
+
+
+def test_every_claim_is_read() -> None:
+    """All claims of the NumPy chapters are in the file."""
+    assert set(READS) == {name for name, entry in LEDGER.items() if entry.chapter in EXACT + SOFT}

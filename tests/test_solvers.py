@@ -43,6 +43,16 @@ def test_exact_on_the_line() -> None:
     np.testing.assert_allclose(solvers.exact_plan(x, y, a, b).plan, expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-80, 1e-8, 1e8, 1e80])
+@pytest.mark.parametrize("p", [1, 2, 3])
+def test_exact_at_any_scale(p: float, scale: float) -> None:
+    """The unit of length does not matter: W_p(c x, c y) = c W_p(x, y), with the same plan."""
+    x, y = np.random.default_rng(2).standard_normal((2, 15, 3))
+    plain, scaled = solvers.exact_plan(x, y, p=p), solvers.exact_plan(scale * x, scale * y, p=p)
+    assert np.array_equal(plain.plan, scaled.plan)
+    assert scaled.cost ** (1 / p) == pytest.approx(scale * plain.cost ** (1 / p), rel=1e-12)
+
+
 @given(problem=problems(scales=(1.0,)))
 def test_exact_marginals_and_bound(problem: Problem) -> None:
     """The exact plan has marginals a and b, and costs at most any sliced plan."""

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import linprog
 
 from .. import attention as at
-from .. import lift, planfree, softplan
+from .. import lift, planfree, softplan, solvers
 from .ledger import claim
 
 TAUS = (1e-3, 0.1, 3.0)
@@ -321,8 +321,6 @@ def normalises_in_turn(rng: np.random.Generator) -> float:
 def entropic(rng: np.random.Generator) -> float:
     r"""$-|q_i - k_j|^2 / (2 \sqrt d)$ is $\langle q_i, k_j \rangle / \sqrt d$ less a function of $i$ and one of $j$,
     which the scalings absorb."""
-    from .. import solvers
-
     worst = 0.0
     for n, m in ((20, 20), (14, 23)):
         q, k, v = _tokens(rng, n, m)
@@ -334,8 +332,6 @@ def entropic(rng: np.random.Generator) -> float:
 @entropic.without("the matching regularisation: $2 d$ instead of $2 \\sqrt d$", at_least=1e-2)
 def other_regularisation(rng: np.random.Generator) -> float:
     """More entropy, another plan."""
-    from .. import solvers
-
     q, k, v = _tokens(rng, 20, 20)
     plan = solvers.sinkhorn_plan(q, k, 2.0 * q.shape[1], n_iter=5000).plan
     return float(abs(_sinkhorn(q, k, v).matrix - 20 * plan).max())

@@ -29,9 +29,10 @@ def _excess(problem: Problem, h) -> float:
 
     u, v = scores(problem)
     ground = h(u[:, None] - v)
-    best = (emd(problem.a, problem.b, ground, numItermax=10**7) * ground).sum()
+    largest = float(ground.max()) or 1.0
+    best = (emd(problem.a, problem.b, ground / largest, numItermax=10**7) * ground).sum()
     found = _cost(line.line_plan(u, v, problem.a, problem.b), u, v, h)
-    return abs(found - best) / float(ground.max())
+    return abs(found - best) / largest
 
 
 @claim(
