@@ -4,9 +4,9 @@ A check of several parts that lost one would still pass, and still fall for what
 of the library that a check receives is made wrong by itself: the first and the last call with each setting, each field
 of the answer, four times as large, as small, or wrong in ways that keep as much as possible of the rest: half of the
 heaviest row moved to another (column sums stay), the same for columns (row sums stay), a twist that keeps both, a skew
-part that changes no quadratic form. ``sensitivity.json`` holds, claim by claim, how many calls there are, with how
-many different settings, how often each part of the problem is read, how many wrong answers were tried and how many
-noticed; and what counterexamples and measurements come out at, where the number is none of rounding.
+part that changes no quadratic form. ``sensitivity.json`` holds, claim by claim, how many calls there are, what is
+asked (settings, but for data), how often each part of the problem is read, which wrong answers were noticed, a 1 for
+each, and what counterexamples and measurements come out at, where the number is none of rounding.
 
     python tests/sensitivity.py [claim ...]    # write it anew; read the change: fewer noticed is a weaker claim
 """
@@ -52,16 +52,21 @@ class Place(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What was asked, but for its arrays, and in which ways the answer may be wrong."""
+    """What was asked, with its numbers and without, and in which ways the answer may be wrong."""
 
     setting: str
+    asked: str
     ways: list[tuple[int | None, str]]
 
 
-def _word(value: Any) -> str:
-    if isinstance(value, float | int | str | bool | None | np.number):
-        return f"{value:.6g}" if isinstance(value, float) else str(value)
-    return type(value).__name__
+def _word(value: Any, numbers: bool) -> str:
+    """An argument in a word: what could be data, arrays and numbers with a fraction, by its kind alone."""
+    if isinstance(value, float):
+        chosen = numbers or value in (0, 1, 2, 3, math.inf)
+        return f"{value:.6g}" if chosen else "float"
+    if isinstance(value, int | str | bool | None):
+        return str(value)
+    return "array" if isinstance(value, np.ndarray | list) else type(value).__name__
 
 
 def _ways(answer: Any) -> list[tuple[int | None, str]]:
@@ -87,7 +92,7 @@ def _spoil(answer: Any, field: int | None, way: str) -> Any:
         return answer * {"more": 4.0, "less": 0.25}[way]
     wrong = np.array(answer.toarray() if isinstance(answer, coo_array) else answer)
     if way == "twist":
-        wrong[:2, :2] += 4 * abs(wrong).max() * np.array([[1, -1], [-1, 1]])
+        wrong[:2, :2] -= 4 * abs(wrong).max() * np.array([[1, -1], [-1, 1]])
     elif way == "skew":
         wrong[:2, :2] += abs(wrong).max() * np.array([[0, 1], [-1, 0]])
     elif wrong.dtype.kind == "i":
@@ -158,10 +163,14 @@ def _run(check: Callable[..., float], on: str, place: Place | None = None, scale
 
     def hear(function: Callable, arguments: tuple, settings: dict) -> Any:
         answer = function(*arguments, **settings)
-        words = [_word(value) for value in arguments] + [f"{key}={_word(value)}" for key, value in settings.items()]
         sizes = [len(value) for value in arguments[:2] if isinstance(value, np.ndarray) and value.ndim]
         square = len(sizes) == 2 and sizes[0] == sizes[1]
-        calls.append(Call(f"{function.__name__}({', '.join(words)}){' square' * square}", _ways(answer)))
+        questions = []
+        for numbers in (True, False):
+            words = [_word(value, numbers) for value in arguments]
+            words += [f"{key}={_word(value, numbers)}" for key, value in settings.items()]
+            questions.append(f"{function.__name__}({', '.join(words)}){' square' * square}")
+        calls.append(Call(*questions, _ways(answer)))
         if place is not None and place.call == len(calls) - 1:
             return _spoil(answer, place.field, place.way)
         return answer
@@ -199,15 +208,14 @@ def stands(entry: Claim, place: Place | None = None, scale: float = 1.0) -> bool
 
 
 class Reading(NamedTuple):
-    """Calls, different settings, parts of the problem read and residuals, of the check and of each companion; wrong
-    answers tried and noticed."""
+    """Calls, what they ask, parts of the problem read and residuals, of the check and of each companion; for each
+    wrong answer that was tried, 1 if it was noticed and 0 if not."""
 
     calls: list[int]
-    settings: list[int]
+    asked: list[list[str]]
     reads: list[list[int]]
     residuals: list[float]
-    tried: int
-    noticed: int
+    noticed: str
 
 
 def read(entry: Claim, most: int | None = None) -> Reading:
@@ -220,11 +228,10 @@ def read(entry: Claim, most: int | None = None) -> Reading:
     every = [found, *(_run(companion.check, companion.on) for companion in entry.companions)]
     return Reading(
         calls=[len(ran.calls) for ran in every],
-        settings=[len({call.setting for call in ran.calls}) for ran in every],
+        asked=[sorted({call.asked for call in ran.calls}) for ran in every],
         reads=[ran.reads for ran in every],
         residuals=[ran.residual for ran in every],
-        tried=len(places),
-        noticed=sum(not stands(entry, place, SMALL) for place in places),
+        noticed="".join("01"[not stands(entry, place, SMALL)] for place in places),
     )
 
 
@@ -237,8 +244,11 @@ if __name__ == "__main__":
     known = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     for name in sys.argv[1:] or [name for name, entry in LEDGER.items() if entry.chapter in CHAPTERS]:
         found = read(LEDGER[name])._asdict()
-        known[name] = {key: found[key] for key in ("calls", "settings", "reads", "tried", "noticed")}
+        known[name] = {key: found[key] for key in ("calls", "asked", "reads", "noticed")}
         known[name]["values"] = values(found["residuals"])
         print(name, known[name], flush=True)
-    rows = ",\n".join(f" {json.dumps(name)}: {json.dumps(known[name])}" for name in LEDGER if name in known)
-    FILE.write_text(f"{{\n{rows}\n}}\n", encoding="utf-8")
+    blocks = []
+    for name in (name for name in LEDGER if name in known):
+        lines = ",\n".join(f'  "{key}": {json.dumps(value)}' for key, value in known[name].items())
+        blocks.append(f' "{name}": {{\n{lines}\n }}')
+    FILE.write_text("{\n" + ",\n".join(blocks) + "\n}\n", encoding="utf-8")
