@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import directions as dirs
-from .. import expected, lift
+from .. import expected, lift, solvers
 from .ledger import claim
 from .problems import Problem, uniform
 
@@ -77,8 +77,6 @@ def cost_is_mean(problem: Problem) -> float:
 def chain_of_costs(problem: Problem) -> float:
     """Projecting shortens; W minimises over all plans; the least is below every mean; tilting towards cheap slices
     lowers the mean."""
-    from .. import solvers
-
     x, y, a, b, worst = problem.x, problem.y, problem.a, problem.b, 0.0
     for p in (1, 2):
         projected = []

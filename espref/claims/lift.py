@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import lift, line
+from .. import lift, line, solvers
 from .ledger import claim
 from .line import EXPONENTS
 from .problems import Problem
@@ -88,8 +88,6 @@ def cost_is_linear(problem: Problem) -> float:
 )
 def above_wasserstein(problem: Problem) -> float:
     """A lifted plan is one of the plans over which $W_p^p$ minimises."""
-    from .. import solvers
-
     worst = 0.0
     for p in (1, 2):
         best = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b, p=p).cost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .. import expected, lift, line
+from .. import expected, lift, line, solvers
 from .. import softplan as sp
 from .. import softsort as ss
 from .ledger import claim
@@ -220,8 +220,6 @@ def expected_hard_limit(problem: Problem) -> float:
 )
 def balanced_above_wasserstein(problem: Problem) -> float:
     """W minimises over all plans."""
-    from .. import solvers
-
     best = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b).cost
     scale = float(np.var(problem.x)) ** 0.5
     costs = [

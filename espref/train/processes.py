@@ -24,7 +24,8 @@ def make_fabric(
     Raises
     ------
     ValueError
-        When this machine has no such accelerator, or for an unknown precision or strategy; for one process and fsdp.
+        When this machine has no such accelerator, or for an unknown precision or strategy; for fsdp in one process, or
+        on the CPU with PyTorch 2.6.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
@@ -32,6 +33,8 @@ def make_fabric(
     processes = int(os.environ.get("WORLD_SIZE", devices))
     if strategy == "fsdp" and processes == 1:
         raise ValueError("strategy: expected several processes for 'fsdp' (--devices, or torchrun), got one")
+    if strategy == "fsdp" and accelerator == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise ValueError(f"strategy: expected PyTorch 2.7 or newer for 'fsdp' on the CPU, got {torch.__version__}")
     nodes = max(1, processes // devices)  # torchrun starts equally many processes on each
     sharing: Any = "auto"
     if processes > 1:

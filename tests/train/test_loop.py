@@ -332,6 +332,16 @@ def test_options_without_effect_are_refused(words: str, message: str, tmp_path: 
     assert error.startswith(f"espref: {message}") and error.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
+def test_an_old_pytorch_has_no_fsdp_on_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys) -> None:
+    """Said before any process starts, and nothing is written."""
+    monkeypatch.delattr(torch.cpu.Stream, "record_event", raising=False)
+    words = f"train digits --devices 2 --strategy fsdp --out {tmp_path / 'runs'}"
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("espref: strategy: expected PyTorch 2.7 or newer for 'fsdp' on the CPU, got ")
+    assert error.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
 def test_the_command_on_a_path_with_spaces(tmp_path: Path, capsys) -> None:
     """Two kinds, two seeds: table, pictures, a folder a run; --list names every task, kind and study."""
     words = "train digits --attention softmax,esp --seeds 2 --epochs 1 --dim 8 --depth 1 --heads 2 --fraction 0.1"
@@ -377,6 +387,10 @@ def test_two_processes_are_one(fraction: str, tmp_path: Path) -> None:
         assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
 
 
+NEEDS_FSDP = pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="PyTorch 2.6 has no FSDP on CPUs")
+
+
+@NEEDS_FSDP
 @pytest.mark.parametrize(
     ("task", "options"),
     [("digits", "--slicers learned --anneal 0.5"), ("names", "--attention esp-balanced"), ("digit-points", "")],
@@ -428,6 +442,7 @@ distributed.destroy_process_group()
 """
 
 
+@NEEDS_FSDP
 def test_every_process_holds_its_part(tmp_path: Path) -> None:
     """Half of the parameters of every block; the same translations; a model can be printed by one process."""
     (tmp_path / "sharded.py").write_text(SHARDED)
@@ -454,7 +469,9 @@ def test_two_machines_are_two_processes(tmp_path: Path) -> None:
     assert result(tmp_path)["processes"] == 2
 
 
-@pytest.mark.parametrize(("strategy", "processes"), [("ddp", 0), ("fsdp", 0), ("fsdp", 2)])
+@pytest.mark.parametrize(
+    ("strategy", "processes"), [("ddp", 0), *(pytest.param("fsdp", n, marks=NEEDS_FSDP) for n in (0, 2))]
+)
 def test_a_killed_worker_leaves_a_usable_checkpoint(strategy: str, processes: int, tmp_path: Path) -> None:
     """The others end with an error, and the run can be resumed to its end, by one process too."""
     sharing = ["--strategy", strategy]
