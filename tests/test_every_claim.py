@@ -227,6 +227,42 @@ def test_optimal_for_one_cost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_one_entry_more_than_slices_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four slices have at most 4 (n + m - 1) entries; the residual says by how much a plan has more."""
+    pytest.importorskip("ot")
+    problem = next(p for p in SMALL if p.square)
+    allowed = 4 * (2 * len(problem.x) - 1)
+
+    def more(*arguments, plan=expected.expected_sliced_plan, **settings):
+        return plan(*arguments, **settings)._replace(
+            plan=coo_array((np.ones(allowed + 1), np.zeros((2, allowed + 1), int)))
+        )
+
+    break_library(monkeypatch, expected.expected_sliced_plan, more)
+    assert LEDGER["solvers.sliced-plan-is-sparser-than-sinkhorn"].check(problem) == (allowed + 1) / allowed
+
+
+def test_a_plan_that_ignores_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not change with the order of the source either, and the companion says so."""
+    break_library(monkeypatch, line.line_plan, lambda u, v, *rest, plan=line.line_plan, **ties: plan(u * 0, v, *rest))
+    outcome = run_claim(LEDGER["line.depends-on-order-only"], SMALL)
+    assert outcome.residual == 0 and outcome.note.startswith("holds even without the direction of the map")
+
+
+@pytest.mark.parametrize("above, falls", [(-1e-3, False), (1e-3, True)])
+def test_the_bound_of_small_tau(above: float, falls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A soft sort just inside (n - 1) e^{-g^q / tau} of the permutation is right, one just outside is not."""
+
+    def nearly(s, tau, *, power):
+        matrix = np.eye(len(s))[np.argsort(s)]
+        matrix[0, 0] += (1 + above) * (len(s) - 1) * np.exp(-(np.diff(np.sort(s)).min() ** power) / tau)
+        return matrix
+
+    monkeypatch.setattr(softsort, "soft_sort", nearly)
+    claim = LEDGER["softsort.small-tau"]
+    assert (claim.check(np.random.default_rng(0)) > claim.tolerance) == falls
+
+
 def test_almost_triangular(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one diagonal more allowed, all the mass of a doubly stochastic matrix can leave the diagonal."""
     monkeypatch.setattr(np, "tril", lambda matrix, k=0, tril=np.tril: tril(matrix, k + 1))
