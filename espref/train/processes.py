@@ -16,7 +16,7 @@ from ..nn.transformer import DecoderBlock, EncoderBlock, TranslationTransformer
 #: How several processes share a model: each holds all of it, or a part of every block.
 STRATEGIES = ("ddp", "fsdp")
 #: On the CPU, PyTorch 2.6 stops in FSDP's first step; with 2.7 and 2.8 the moments are not those of one process.
-OLDEST_FSDP = (2, 9)
+OLDEST_FSDP = "2.9"
 
 
 def make_fabric(
@@ -37,7 +37,7 @@ def make_fabric(
     if strategy == "fsdp" and processes == 1:
         raise ValueError("strategy: expected several processes for 'fsdp' (--devices, or torchrun), got one")
     if strategy == "fsdp" and TorchVersion(torch.__version__) < OLDEST_FSDP:
-        raise ValueError(f"strategy: expected PyTorch 2.9 or newer for 'fsdp', got {torch.__version__}")
+        raise ValueError(f"strategy: expected PyTorch {OLDEST_FSDP} or newer for 'fsdp', got {torch.__version__}")
     nodes = max(1, processes // devices)  # torchrun starts equally many processes on each
     sharing: Any = "auto"
     if processes > 1:
