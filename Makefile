@@ -55,7 +55,7 @@ fuzz: .venv/.test
 mutants: .venv/.mutants
 	$(BIN)/python tests/mutants.py chapters
 	$(BIN)/python tests/mutants.py nn
-	$(BIN)/python tests/mutants.py claims 200
+	$(BIN)/python tests/mutants.py claims
 
 clean:
 	rm -rf .venv docs/_build build dist *.egg-info espref-bench.json
