@@ -122,8 +122,8 @@ def _pot(figure: Figure) -> None:
 
 @picture(
     "solvers.pot-simplex-has-no-scale",
-    "Excess cost of POT's plan against the size of the clouds: none down to a millionth, more than the optimum itself "
-    "below.",
+    "Excess cost of POT's plan against the size of the clouds: none down to a ten-millionth, more than the optimum "
+    "itself below.",
 )
 def _pot_scale(figure: Figure) -> None:
     from ot import emd
