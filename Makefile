@@ -15,7 +15,7 @@ help:
 	@echo "make bench       the benchmarks, as ratios in one run"
 	@echo "make clean       remove what the other targets made"
 	@echo "These write the records of docs/trust.md, and take from ten minutes to some hours:"
-	@echo "make trust       oracles, narrow floats, long and large, oldest and newest versions"
+	@echo "make trust       oracles, narrow floats, long and large, oldest and newest versions (gigabytes)"
 	@echo "make fuzz        hostile input to every public function, 100 000 calls and more"
 	@echo "make mutants     the code changed in thousands of ways, each to be noticed by a test"
 
@@ -48,6 +48,7 @@ trust: .venv/.test
 	$(BIN)/espref bench numerics --json docs/records/numerics-cpu.json
 	$(BIN)/espref bench large --json docs/records/large-cpu.json
 	$(BIN)/python tests/packages.py range
+	$(BIN)/python tests/packages.py torch
 
 fuzz: .venv/.test
 	ESPREF_FUZZ=100000 $(BIN)/python -m pytest tests/test_fuzz.py tests/nn/test_nn_fuzz.py
