@@ -138,9 +138,8 @@ def planfree_attention(
     """
     q, k, v = _checked(q, k, v)
     directions = np.eye(q.shape[1]) if directions is None else as_directions(directions, q.shape[1])
-    beta, (tau, balanced) = as_beta(beta), (as_tau(tau), sort == "balanced")
-    if as_choice(sort, "sort", SORTS) == "hard":
-        tau = 0.0
+    beta, tau, sort = as_beta(beta), as_tau(tau), as_choice(sort, "sort", SORTS)
+    tau, balanced = 0.0 if sort == "hard" else tau, sort == "balanced"
     ranks = uniform_rank_plan(len(q), len(k))
     centre = k.mean(axis=0)  # the cost is unchanged, and its three terms cancel less
     rows = [np.ascontiguousarray(part.T) for part in (q - centre, k - centre, v)]

@@ -233,6 +233,7 @@ def test_bad_argument(function, argument: str, bad: object, message: str) -> Non
         (espref.transport_cost, {"plan": -1, "x": X, "y": Y}),
         (espref.sample_directions, {"dim": 10**400, "n_directions": 8}),
         (espref.soft_sort, {"power": [1.0, [2.0]], "s": [1.0], "tau": 1.0}),
+        (espref.planfree_attention, {"sort": sparse.coo_array(PLAN), **TOKENS, "tau": 0.0, "beta": 0.0}),
     ],
 )
 def test_found_by_fuzzing(function, arguments: dict) -> None:
