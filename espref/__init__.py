@@ -1,13 +1,15 @@
 """espref: the mathematical reference for expected sliced transport plans and ESPFormer attention.
 
-The modules stand in the order of the mathematics: ``line``, ``directions``, ``lift``, ``expected``, ``circle``,
-``softsort``, ``softplan``, ``attention``. Importing espref loads NumPy and SciPy, never torch, POT or matplotlib.
+The modules stand in the order of the mathematics, which :mod:`espref.chapters` writes down. Importing espref loads NumPy
+and SciPy, never torch, POT or matplotlib: ``espref.solvers`` and ``espref.claims`` are loaded when they are first used.
 """
+
+from types import ModuleType
 
 from ._version import __version__
 
 # 1 line
-from .line import line_plan
+from .line import line_cost, line_plan, rank_plan
 
 # 2 directions
 from .directions import direction_weights, sample_directions
@@ -16,19 +18,21 @@ from .directions import direction_weights, sample_directions
 from .lift import marginal_defect, slice_costs, sliced_plans, transport_cost
 
 # 4 expected
-from .expected import SlicedPlan, est_distance, expected_sliced_plan, gibbs_weights, min_sliced_plan
+from .expected import DenseSlicedPlan, SlicedPlan, est_distance, expected_sliced_plan, gibbs_weights, min_sliced_plan
 
 # 5 circle
 from .circle import circle_plan
 
 # 6 softsort
-from .softsort import soft_sort
+from .softsort import soft_permutation, soft_rank, soft_sort
 
 # 7 softplan
-from .softplan import expected_soft_plan, rank_plan, soft_line_plan
+from .softplan import expected_soft_plan, soft_line_plan
 
 # 8 attention
 from .attention import Attention, esp_attention, sinkhorn_attention, softmax_attention
+
+# 9 planfree
 from .planfree import planfree_attention
 
 # citing
@@ -37,6 +41,8 @@ from .citation import cite
 __all__ = [
     "__version__",
     "line_plan",
+    "line_cost",
+    "rank_plan",
     "sample_directions",
     "direction_weights",
     "sliced_plans",
@@ -44,13 +50,15 @@ __all__ = [
     "transport_cost",
     "marginal_defect",
     "SlicedPlan",
+    "DenseSlicedPlan",
     "gibbs_weights",
     "expected_sliced_plan",
     "min_sliced_plan",
     "est_distance",
     "circle_plan",
+    "soft_permutation",
     "soft_sort",
-    "rank_plan",
+    "soft_rank",
     "soft_line_plan",
     "expected_soft_plan",
     "Attention",
@@ -60,3 +68,16 @@ __all__ = [
     "planfree_attention",
     "cite",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Modules that take a while to load, or need an extra, on first use."""
+    if name in ("solvers", "claims"):
+        from importlib import import_module
+
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "claims", "solvers"})

@@ -6,12 +6,17 @@ Each function names the argument in its error, says what was expected and what c
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array, sparray, spmatrix
 
 Array = NDArray[np.float64]
+Plan: TypeAlias = Array | sparray | spmatrix
+
+#: Where random numbers come from.
+RandomSource: TypeAlias = int | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
 
 #: The largest count of anything: no array could hold more.
 MOST = 2**62
@@ -102,6 +107,29 @@ def as_prior(value: ArrayLike | None, n: int) -> Array:
     return as_weights(value, n, "prior")
 
 
+def as_plan(plan: Plan | ArrayLike) -> coo_array:
+    """A matrix, dense or sparse, as sparse entries of finite float64 numbers; it need not be a transport plan."""
+    sparse = isinstance(plan, (sparray, spmatrix))
+    given: Any = plan if sparse else _real_array(plan, "plan")[0]
+    if given.ndim != 2:  # scipy has no sparse array without dimensions
+        raise ValueError(f"plan: expected shape (n, m) with n, m >= 1, got shape {given.shape}")
+    entries = coo_array(given)
+    if 0 in entries.shape:
+        raise ValueError(f"plan: expected shape (n, m) with n, m >= 1, got shape {entries.shape}")
+    values, _ = _real_array(entries.data, "plan")
+    for k in np.flatnonzero(~np.isfinite(values))[:1]:
+        where = f"({entries.row[k]}, {entries.col[k]})"
+        raise ValueError(f"plan: expected finite numbers, got {values[k]} at index {where}")
+    return coo_array((values, (entries.row, entries.col)), shape=entries.shape)
+
+
+def as_finite_cost(cost: float) -> float:
+    """A cost that did not overflow."""
+    if not np.isfinite(cost):
+        raise ValueError("x, y: expected points whose cost |x - y|^p is finite, got an overflow; rescale the points")
+    return float(cost)
+
+
 def as_real(value: float, name: str, *, least: float, infinite: bool = False, above: bool = False) -> float:
     """A real number >= ``least`` (> ``least`` if ``above``), infinite only where allowed."""
     expected = f"a number {'>' if above else '>='} {least:g}" + ("" if infinite else " and finite")
@@ -141,6 +169,14 @@ def as_count(value: int, name: str, *, least: int = 1) -> int:
     return int(value)
 
 
+def as_power(power: int) -> int:
+    """The exponent q of the sort kernel: 1 (Laplace) or 2 (Gauss)."""
+    number = isinstance(power, (int, float, np.number)) and not isinstance(power, bool)
+    if not number or power not in (1, 2):
+        raise ValueError(f"power: expected 1 (Laplace kernel) or 2 (Gauss kernel), got {power!r}")
+    return int(power)
+
+
 def as_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
     """One of a few words."""
     if not isinstance(value, str) or value not in choices:
@@ -148,10 +184,10 @@ def as_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def as_generator(seed: int | np.random.Generator | None) -> np.random.Generator:
-    """The only source of random numbers: an int, a numpy Generator, or None for fresh entropy."""
-    if isinstance(seed, np.random.Generator):
-        return seed
-    if seed is None:
-        return np.random.default_rng()
-    return np.random.default_rng(as_count(seed, "seed", least=0))
+def as_generator(rng: RandomSource) -> np.random.Generator:
+    """The only source of random numbers, as SPEC 7 has it: what NumPy's ``default_rng`` takes; None for fresh entropy."""
+    if rng is None or isinstance(rng, (np.random.Generator, np.random.BitGenerator, np.random.SeedSequence)):
+        return np.random.default_rng(rng)
+    if isinstance(rng, (bool, np.bool_)) or not isinstance(rng, (int, np.integer)) or rng < 0:
+        raise ValueError(f"rng: expected a whole number >= 0 or a NumPy source of random numbers, got {rng!r}")
+    return np.random.default_rng(rng)  # a seed may have any number of bits

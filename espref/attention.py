@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import logsumexp
+from scipy.special import log_softmax, softmax
 
-from ._checks import Array, as_beta, as_choice, as_count, as_directions, as_pair, as_points, as_tau
+from ._checks import Array, as_beta, as_choice, as_count, as_directions, as_pair, as_points, as_power, as_tau
 from .softplan import expected_soft_plan
-from .softsort import as_power
 
 SORTS = ("soft", "balanced", "hard")
 
@@ -26,60 +25,85 @@ class Attention(NamedTuple):
     matrix: Array  # (n, m)
 
 
-def _checked(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> tuple[Array, Array, Array]:
-    q, k = as_pair(q, k, ("q", "k"))
-    v = as_points(v, "v")
-    if len(v) != len(k):
-        raise ValueError(f"v: expected one row for each of the {len(k)} keys, got {len(v)}")
-    with np.errstate(over="ignore"):
-        largest = q.shape[1] * (np.abs(q).max() + np.abs(k).max()) ** 2  # bounds every |q_i - k_j|^2 and <q_i, k_j>
-    if not np.isfinite(largest):
-        raise ValueError("q, k: expected finite squared distances and inner products, got an overflow; rescale both")
-    return q, k, v
-
-
 def softmax_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> Attention:
     r"""Scaled dot-product attention, $A_{ij} \propto_j \exp(\langle q_i, k_j \rangle / \sqrt d)$: rows sum to 1.
 
-    q (n, d), k (m, d), v (m, dv).
+    Parameters
+    ----------
+    q, k, v : (n, d), (m, d), (m, dv)
+        Queries, keys, values.
+
+    Returns
+    -------
+    Attention
+        output (n, dv), matrix (n, m).
 
     Raises
     ------
     ValueError
         For malformed input.
+
+    Examples
+    --------
+    >>> from espref import softmax_attention
+    >>> softmax_attention([[0.0], [0.0]], [[1.0], [2.0]], [[3.0], [5.0]]).output
+    array([[4.],
+           [4.]])
 
     References
     ----------
     vaswani2017attention
     """
-    return sinkhorn_attention(q, k, v, n_iter=1)
+    q, k, v = as_tokens(q, k, v)
+    matrix = softmax(q @ k.T / np.sqrt(q.shape[1]), axis=1)
+    return Attention(matrix @ v, matrix)
 
 
-def sinkhorn_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, n_iter: int) -> Attention:
+def sinkhorn_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, n_iter: int = 5) -> Attention:
     r"""Sinkhorn attention: rows and columns of $\exp(\langle q_i, k_j \rangle / \sqrt d)$ normalised in turn.
 
-    Normalisation 1, 3, 5, ... makes every row sum to 1, normalisation 2, 4, ... every column to n/m; in the log domain.
-    One normalisation is softmax attention; the limit is doubly stochastic.
+    One iteration makes every row sum to 1, and then every column sum to n/m. So after each the columns are exact and
+    the rows nearly; in the limit both are, and the matrix is n times an entropic transport plan.
 
-    q (n, d), k (m, d), v (m, dv); ``n_iter >= 1`` counts normalisations.
+    Parameters
+    ----------
+    q, k, v : (n, d), (m, d), (m, dv)
+        Queries, keys, values.
+    n_iter : int
+        Number of iterations, >= 1, each of one row and one column normalisation.
+
+    Returns
+    -------
+    Attention
+        output (n, dv), matrix (n, m).
 
     Raises
     ------
     ValueError
         For malformed input.
 
+    Notes
+    -----
+    Sander et al. count single normalisations, starting with the rows: their iterate 2 n_iter is this one.
+
+    Examples
+    --------
+    >>> from espref import sinkhorn_attention
+    >>> sinkhorn_attention([[0.0], [1.0]], [[1.0], [1.0]], [[3.0], [5.0]]).matrix
+    array([[0.5, 0.5],
+           [0.5, 0.5]])
+
     References
     ----------
     sander2022sinkformers
     """
-    q, k, v = _checked(q, k, v)
+    q, k, v = as_tokens(q, k, v)
     n_iter = as_count(n_iter, "n_iter")
-    log_matrix = q @ k.T / np.sqrt(q.shape[1])
-    for step in range(n_iter):
-        axis = 1 - step % 2
-        log_matrix -= log_matrix.max(axis=axis, keepdims=True)  # on its own, or huge logits drown the sum's logarithm
-        log_matrix -= logsumexp(log_matrix, axis=axis, keepdims=True) - (np.log(len(q) / len(k)) if axis == 0 else 0.0)
-    matrix = np.exp(log_matrix)
+    logits = q @ k.T / np.sqrt(q.shape[1])
+    for _ in range(n_iter):
+        logits = log_softmax(logits, axis=1)
+        logits = log_softmax(logits, axis=0) + np.log(len(q) / len(k))
+    matrix = np.exp(logits)
     return Attention(matrix @ v, matrix)
 
 
@@ -134,14 +158,26 @@ def esp_attention(
     ----------
     shahbazi2025espformer (Algorithm 1)
     """
-    q, k, v = _checked(q, k, v)
+    q, k, v = as_tokens(q, k, v)
     directions = np.eye(q.shape[1]) if directions is None else as_directions(directions, q.shape[1])
     tau, beta = as_tau(tau), as_beta(beta)
     as_choice(sort, "sort", SORTS)
     power = as_power(power)
-    hard = sort == "hard"
-    plan = expected_soft_plan(
-        q, k, directions, 0.0 if hard else tau, beta=beta, power=power, balanced=sort == "balanced"
-    ).plan
+    if sort == "hard":  # the limit tau = 0, where both soft sorts are the same
+        sort, tau = "soft", 0.0
+    plan = expected_soft_plan(q, k, directions, tau, beta=beta, power=power, sort=sort).plan
     matrix = len(q) * plan
     return Attention(matrix @ v, matrix)
+
+
+def as_tokens(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> tuple[Array, Array, Array]:
+    """Queries (n, d), keys (m, d) and values (m, dv), checked."""
+    q, k = as_pair(q, k, ("q", "k"))
+    v = as_points(v, "v")
+    if len(v) != len(k):
+        raise ValueError(f"v: expected one row for each of the {len(k)} keys, got {len(v)}")
+    with np.errstate(over="ignore"):
+        largest = q.shape[1] * (np.abs(q).max() + np.abs(k).max()) ** 2  # bounds every |q_i - k_j|^2 and <q_i, k_j>
+    if not np.isfinite(largest):
+        raise ValueError("q, k: expected finite squared distances and inner products, got an overflow; rescale both")
+    return q, k, v

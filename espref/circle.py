@@ -16,8 +16,9 @@ from scipy.sparse import coo_array
 
 from ._checks import Array, as_beta, as_exponent, as_pair, as_weights
 from .expected import SlicedPlan, gibbs_weights
-from .lift import ground_cost
-from .line import Index, monotone_pieces, quantise, rank_pieces
+from ._costs import ground_cost
+from ._ties import Index
+from .line import monotone_pieces, quantise, rank_pieces
 
 #: Arcs times points that are sorted at once.
 _CHUNK = 2**20

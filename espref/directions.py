@@ -6,7 +6,7 @@ import numpy as np
 from scipy import stats
 from scipy.integrate import lebedev_rule
 
-from ._checks import Array, as_choice, as_count, as_generator
+from ._checks import Array, RandomSource, as_choice, as_count, as_generator
 
 METHODS = ("random", "orthogonal", "sobol", "equispaced", "lebedev", "axes")
 
@@ -68,9 +68,7 @@ def _axes(n: int, dim: int) -> Array:
     return np.eye(dim)
 
 
-def sample_directions(
-    n_directions: int, dim: int, *, method: str = "random", seed: int | np.random.Generator | None = None
-) -> Array:
+def sample_directions(n_directions: int, dim: int, *, method: str = "random", rng: RandomSource = None) -> Array:
     """Unit directions on the sphere of R^dim.
 
     Parameters
@@ -83,12 +81,12 @@ def sample_directions(
         Independent uniform; rows of Haar orthogonal matrices; scrambled Sobol points through the Gaussian; midpoints of
         equal arcs of the half circle; a Lebedev quadrature rule (use its weights too: :func:`direction_weights`); the
         coordinate axes.
-    seed : int or numpy Generator, optional
-        Source of the random numbers of the first three.
+    rng : int, SeedSequence, BitGenerator or Generator, optional
+        Source of the random numbers of the first three (SPEC 7); fresh entropy by default.
 
     Returns
     -------
-    (L, d) array, one unit row a direction.
+    (L, d) array, one unit row per direction.
 
     Raises
     ------
@@ -108,13 +106,13 @@ def sample_directions(
     """
     n, dim = as_count(n_directions, "n_directions"), as_count(dim, "dim")
     as_choice(method, "method", METHODS)
-    rng = as_generator(seed)
+    generator = as_generator(rng)
     if method == "random":
-        return _random(n, dim, rng)
+        return _random(n, dim, generator)
     if method == "orthogonal":
-        return _orthogonal(n, dim, rng)
+        return _orthogonal(n, dim, generator)
     if method == "sobol":
-        return _sobol(n, dim, rng)
+        return _sobol(n, dim, generator)
     if method == "equispaced":
         return _equispaced(n, dim)
     return _lebedev(n, dim)[0] if method == "lebedev" else _axes(n, dim)

@@ -7,21 +7,32 @@ $\bar G = \sum_l w_l G_{\theta_l}$: the plain mean at $\beta = 0$, the cheapest 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array
 
 from ._checks import Array, as_beta, as_exponent, as_prior, as_values
-from .lift import _checked, in_threads, matching_cost, over_slices, slice_costs, sliced_plans
-from .line import QUANTA, Matching, refuse_large, split_ties
+from ._costs import matching_cost
+from ._threads import in_threads
+from ._ties import Matching, refuse_large, split_ties
+from .lift import as_clouds, over_slices, slice_costs, sliced_plans
 
 
 class SlicedPlan(NamedTuple):
-    """A plan averaged over slices."""
+    """A sparse plan averaged over slices; ``plan.toarray()`` is the matrix."""
 
-    plan: Any  # coo_array (exact) or ndarray (soft), (n, m), mass 1
+    plan: coo_array  # (n, m), mass 1
+    cost: float  # expected cost, sum_l weights_l costs_l = <C, plan>
+    weights: Array  # (L,) of the slices, sum 1
+    costs: Array  # (L,) of the slices
+
+
+class DenseSlicedPlan(NamedTuple):
+    """A dense plan averaged over slices."""
+
+    plan: Array  # (n, m), mass 1
     cost: float  # expected cost, sum_l weights_l costs_l = <C, plan>
     weights: Array  # (L,) of the slices, sum 1
     costs: Array  # (L,) of the slices
@@ -72,37 +83,6 @@ def gibbs_weights(costs: ArrayLike, beta: float, prior: ArrayLike | None = None)
     return weights / weights.sum()
 
 
-def _average(kept: Sequence[Matching], weights: Array, a: Array, b: Array) -> coo_array:
-    """sum_l w_l G_l, equal entries added up; two halves of the slices, and then their sum."""
-    used = [(matching, w) for matching, w in zip(kept, weights, strict=True) if w > 0]
-    refuse_large(matching for matching, _ in used)
-    middle = (len(used) + 1) // 2
-    halves = [half for half in (used[:middle], used[middle:]) if half]
-    total = sum(in_threads(lambda half: _sum(half, a, b), halves, len(a) + len(b)))
-    total.eliminate_zeros()
-    return total.tocoo()
-
-
-def _sum(used: Sequence[tuple[Matching, float]], a: Array, b: Array) -> csr_array:
-    n, m = len(a), len(b)
-    parts = [(split_ties(matching, a, b), w) for matching, w in used]
-    if a.min() >= 1 / QUANTA and all(len(pieces.mass) == n for pieces, _ in parts):  # one entry a row: CSR, no sorting
-        columns = np.empty((n, len(parts)), dtype=np.int32)
-        masses = np.empty((n, len(parts)))
-        for slot, (pieces, w) in enumerate(parts):
-            columns[pieces.source, slot] = pieces.target
-            masses[pieces.source, slot] = w * pieces.mass
-        starts = np.arange(0, n * len(parts) + 1, len(parts))
-        total = csr_array((masses.ravel(), columns.ravel(), starts), shape=(n, m))
-    else:
-        rows = np.concatenate([pieces.source for pieces, _ in parts], dtype=np.int32, casting="same_kind")
-        columns = np.concatenate([pieces.target for pieces, _ in parts], dtype=np.int32, casting="same_kind")
-        data = np.concatenate([w * pieces.mass for pieces, w in parts])
-        total = csr_array((data, (rows, columns)), shape=(n, m))
-    total.sum_duplicates()
-    return total
-
-
 def expected_sliced_plan(
     x: ArrayLike,
     y: ArrayLike,
@@ -122,7 +102,7 @@ def expected_sliced_plan(
     x, y : (n, d) and (m, d)
         Source and target.
     directions : (L, d)
-        One direction a row.
+        One direction per row.
     a, b : (n,) and (m,), optional
         Weights, sum 1; uniform by default.
     beta : float
@@ -155,16 +135,16 @@ def expected_sliced_plan(
     ----------
     liu2025est
     """
-    x, y, directions, a, b = _checked(x, y, directions, a, b, ties)
+    x, y, directions, a, b = as_clouds(x, y, directions, a, b, ties)
     p, beta, prior = as_exponent(p), as_beta(beta), as_prior(prior, len(directions))
 
     def work(matching: Matching) -> tuple[Matching, float]:
         return matching, matching_cost(matching, x, y, a, b, p)
 
-    kept, slice_cost = zip(*over_slices(work, x, y, directions, a, b, ties), strict=True)
+    matchings, slice_cost = zip(*over_slices(work, x, y, directions, a, b, ties), strict=True)
     costs = np.array(slice_cost)
     weights = gibbs_weights(costs, beta, prior)
-    return SlicedPlan(_average(kept, weights, a, b), float(weights @ costs), weights, costs)
+    return SlicedPlan(_average(matchings, weights, a, b), float(weights @ costs), weights, costs)
 
 
 def min_sliced_plan(
@@ -179,7 +159,29 @@ def min_sliced_plan(
 ) -> SlicedPlan:
     """The lifted plan of the cheapest direction (the first of them), min-SWGG when p = 2.
 
-    Parameters, errors and result are those of :func:`expected_sliced_plan`; the weights are 1 at that direction.
+    Parameters
+    ----------
+    x, y : (n, d) and (m, d)
+        Source and target.
+    directions : (L, d)
+        One direction per row.
+    a, b : (n,) and (m,), optional
+        Weights, sum 1; uniform by default.
+    p : float
+        Exponent of the ground cost |x - y|^p, >= 1.
+    ties : "split" or "first"
+        See :func:`espref.line_plan`.
+
+    Returns
+    -------
+    SlicedPlan
+        plan (coo_array, (n, m), mass 1, marginals a and b), cost, weights (L,): 1 at the cheapest direction and 0
+        elsewhere, costs (L,).
+
+    Raises
+    ------
+    ValueError
+        For malformed input, costs that overflow, or ties that spread over too many entries.
 
     Examples
     --------
@@ -208,11 +210,38 @@ def est_distance(
     *,
     beta: float = 0.0,
     p: float = 2,
+    ties: str = "split",
+    prior: ArrayLike | None = None,
 ) -> float:
-    r"""The expected sliced transport distance $(\sum_l w_l c_l)^{1/p}$, in units of length; no plan is built.
+    r"""The expected sliced transport distance $(\sum_l w_l c_l)^{1/p}$; no plan is built.
 
     A metric in the sense of Liu et al. for beta = 0; for beta > 0 the triangle inequality can fail (see the ledger).
-    Parameters and errors are those of :func:`expected_sliced_plan`.
+
+    Parameters
+    ----------
+    x, y : (n, d) and (m, d)
+        Source and target.
+    directions : (L, d)
+        One direction per row.
+    a, b : (n,) and (m,), optional
+        Weights, sum 1; uniform by default.
+    beta : float
+        Inverse temperature over slices, >= 0, in units of 1 / length^p. 0 is the plain mean, inf the cheapest slices.
+    p : float
+        Exponent of the ground cost |x - y|^p, >= 1.
+    ties : "split" or "first"
+        See :func:`espref.line_plan`.
+    prior : (L,), optional
+        Weights $\pi$ of the directions themselves, sum 1; see :func:`espref.direction_weights`.
+
+    Returns
+    -------
+    float, in units of length.
+
+    Raises
+    ------
+    ValueError
+        For malformed input, or costs that overflow.
 
     Examples
     --------
@@ -224,5 +253,28 @@ def est_distance(
     ----------
     liu2025est
     """
-    costs = slice_costs(x, y, directions, a, b, p=p)
-    return float(gibbs_weights(costs, beta) @ costs) ** (1 / p)
+    costs = slice_costs(x, y, directions, a, b, p=p, ties=ties)
+    return float(gibbs_weights(costs, beta, prior) @ costs) ** (1 / p)
+
+
+# Behind the definition: equal entries of many sparse plans added up.
+
+
+def _average(matchings: Sequence[Matching], weights: Array, a: Array, b: Array) -> coo_array:
+    """sum_l w_l G_l, equal entries added up: two halves of the slices, and then their sum."""
+    used = [(matching, w) for matching, w in zip(matchings, weights, strict=True) if w > 0]
+    refuse_large(matching for matching, _ in used)
+    middle = (len(used) + 1) // 2
+    halves = [half for half in (used[:middle], used[middle:]) if half]
+    total = sum(in_threads(lambda half: _weighted_sum(half, a, b), halves, len(a) + len(b)))
+    total.eliminate_zeros()
+    return total.tocoo()
+
+
+def _weighted_sum(used: Sequence[tuple[Matching, float]], a: Array, b: Array) -> csr_array:
+    parts = [(split_ties(matching, a, b), w) for matching, w in used]
+    rows, cols = (
+        np.concatenate([pieces[side] for pieces, _ in parts], dtype=np.int32, casting="same_kind") for side in (0, 1)
+    )
+    mass = np.concatenate([w * pieces.mass for pieces, w in parts])
+    return csr_array((mass, (rows, cols)), shape=(len(a), len(b)))  # which adds up equal entries

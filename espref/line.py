@@ -4,31 +4,174 @@ For $\mu = \sum_i a_i \delta_{u_i}$ and $\nu = \sum_j b_j \delta_{v_j}$ on the r
 from left to right: the *monotone plan*. It is optimal for every cost $h(u - v)$ with $h$ convex
 (Peyré and Cuturi, 2019).
 
-The matching is done in integers. Weights become whole numbers of *quanta* of mass, cumulative sums of quanta are exact,
-and so every row and column of a plan receives the very mass of its point.
+In code: sort, cumulate the weights, take differences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 
-from ._checks import Array, as_choice, as_values, as_weights
+from ._checks import Array, as_choice, as_exponent, as_finite_cost, as_values, as_weights
+from ._costs import powers
+from ._ties import Classes, Index, Matching, Pieces, classes, split_ties
 
-Index = NDArray[np.int64]
+TIES = ("split", "first")
 
 #: General weights are rounded to multiples of 1 / QUANTA: 2e-19 of the total mass, far below a rounding of float64.
 #: Points lighter than that take no part.
 QUANTA = 2**62
 
-#: The most entries a tie-splitting plan may hold (16 bytes each) before it is refused.
-MAX_ENTRIES = 50_000_000
 
-TIES = ("split", "first")
+def rank_plan(a: ArrayLike, b: ArrayLike) -> coo_array:
+    r"""The monotone plan A between ranks: the one that couples sorted points of weights a and b.
+
+    With $\alpha_i = a_1 + \dots + a_i$ and $\beta_j = b_1 + \dots + b_j$,
+
+    $$A_{ij} = \text{length of } [\alpha_{i-1}, \alpha_i] \cap [\beta_{j-1}, \beta_j] ;$$
+
+    for n = m and uniform weights, 1/n times the identity.
+
+    Parameters
+    ----------
+    a, b : (n,) and (m,)
+        Weights in the order of their ranks, nonnegative, sum 1.
+
+    Returns
+    -------
+    scipy.sparse.coo_array, shape (n, m)
+        Mass 1, marginals a and b, at most n + m - 1 entries, no stored zeros.
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from espref import rank_plan
+    >>> a, b = np.array([0.5, 0.5]), np.array([0.25, 0.25, 0.5])
+    >>> rank_plan(a, b).toarray()
+    array([[0.25, 0.25, 0.  ],
+           [0.  , 0.  , 0.5 ]])
+
+    The formula, one line a term:
+
+    >>> ends_a, ends_b = a.cumsum(), b.cumsum()
+    >>> first, last = np.maximum.outer(ends_a - a, ends_b - b), np.minimum.outer(ends_a, ends_b)
+    >>> np.maximum(last - first, 0)
+    array([[0.25, 0.25, 0.  ],
+           [0.  , 0.  , 0.5 ]])
+
+    References
+    ----------
+    peyre2019computational
+    """
+    a, b = as_values(a, "a"), as_values(b, "b")
+    a, b = as_weights(a, len(a), "a"), as_weights(b, len(b), "b")
+    rows, cols, mass = rank_pieces(quantise(a, b))
+    return coo_array((mass, (rows, cols)), shape=(len(a), len(b)))
+
+
+def line_plan(
+    u: ArrayLike, v: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None, *, ties: str = "split"
+) -> coo_array:
+    r"""The optimal transport plan between two weighted clouds on the line.
+
+    The rank plan of the sorted weights, read between the points themselves. Equal points share their mass: with $U$ the
+    class of points equal to $u_i$, $A(U)$ its weight, and $\Lambda$ the monotone plan between the distinct values, the
+    *tie-splitting* plan is
+
+    $$G_{ij} = \frac{a_i}{A(U_i)} \frac{b_j}{B(V_j)} \Lambda(U_i, V_j), \qquad 0/0 = 0 .$$
+
+    Parameters
+    ----------
+    u, v : (n,) and (m,)
+        Points of the source and of the target.
+    a, b : (n,) and (m,), optional
+        Weights, nonnegative, sum 1; uniform by default.
+    ties : "split" or "first"
+        "split" is the definition above, a function of the two measures. "first" matches equal values in their input
+        order: optimal too, with at most n + m - 1 entries, but dependent on the numbering of the points.
+
+    Returns
+    -------
+    scipy.sparse.coo_array, shape (n, m)
+        Total mass 1, marginals a and b, no stored zeros.
+
+    Raises
+    ------
+    ValueError
+        For malformed input, or when splitting the ties would take more than 50 million entries.
+
+    Examples
+    --------
+    >>> from espref import line_plan
+    >>> line_plan([3.0, 1.0], [10.0, 20.0]).toarray()
+    array([[0. , 0.5],
+           [0.5, 0. ]])
+    >>> line_plan([1.0, 1.0], [10.0, 20.0]).toarray()  # a tie: mass is shared
+    array([[0.25, 0.25],
+           [0.25, 0.25]])
+
+    References
+    ----------
+    liu2025est (lifted plan), peyre2019computational (the line)
+    """
+    u, v = as_values(u, "u"), as_values(v, "v")
+    a, b = as_weights(a, len(u), "a"), as_weights(b, len(v), "b")
+    rows, cols, mass = split_ties(match(u, v, a, b, as_choice(ties, "ties", TIES)), a, b)
+    return coo_array((mass, (rows, cols)), shape=(len(u), len(v)))
+
+
+def line_cost(
+    u: ArrayLike, v: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None, *, p: float = 2
+) -> float:
+    r"""The optimal transport cost between two weighted clouds on the line, $W_p^p$.
+
+    $$W_p^p = \min_G \sum_{ij} |u_i - v_j|^p\, G_{ij} = \int_0^1 |F_u^{-1}(t) - F_v^{-1}(t)|^p\, dt .$$
+
+    Parameters
+    ----------
+    u, v : (n,) and (m,)
+        Points of the source and of the target.
+    a, b : (n,) and (m,), optional
+        Weights, nonnegative, sum 1; uniform by default.
+    p : float
+        Exponent of the ground cost, >= 1.
+
+    Returns
+    -------
+    float, in units of length^p.
+
+    Raises
+    ------
+    ValueError
+        For malformed input, or when the cost overflows.
+
+    Examples
+    --------
+    >>> from espref import line_cost
+    >>> line_cost([0.0, 1.0], [3.0, 5.0])  # 0 goes to 3 and 1 to 5
+    12.5
+
+    References
+    ----------
+    peyre2019computational
+    """
+    u, v = as_values(u, "u"), as_values(v, "v")
+    a, b = as_weights(a, len(u), "a"), as_weights(b, len(v), "b")
+    p = as_exponent(p)
+    rows, cols, mass = split_ties(match(u, v, a, b, "first"), a, b)
+    with np.errstate(over="ignore"):
+        return as_finite_cost(mass @ powers((u[rows] - v[cols])[:, None], p))
+
+
+# Behind the definition: weights as whole numbers, so that cumulative sums are exact.
 
 
 class Quanta(NamedTuple):
@@ -37,32 +180,6 @@ class Quanta(NamedTuple):
     source: Index  # (n,)
     target: Index  # (m,)
     total: int
-
-
-class Pieces(NamedTuple):
-    """A monotone plan in ranks: piece k carries ``mass[k]`` from rank ``source[k]`` to rank ``target[k]``."""
-
-    source: Index
-    target: Index
-    mass: NDArray  # quanta or mass, as the function that returns it says
-
-
-class Matching(NamedTuple):
-    """The monotone plan between two clouds on the line, class of equal values by class of equal values.
-
-    Class U holds the points ``source_order[source_starts[U]:source_starts[U + 1]]``; without ties a class is one point.
-    """
-
-    source_order: Index  # (n,)  points in ascending order, those without weight left out
-    source_starts: Index  # (U,)  rank at which each class starts
-    target_order: Index  # (m,)
-    target_starts: Index  # (V,)
-    pieces: Pieces  # in classes, with mass
-
-    @property
-    def tied(self) -> bool:
-        """Whether any class holds more than one point."""
-        return len(self.source_starts) < len(self.source_order) or len(self.target_starts) < len(self.target_order)
 
 
 def quantise(a: Array, b: Array) -> Quanta:
@@ -88,7 +205,7 @@ def monotone_pieces(source: Index, target: Index) -> Pieces:
     """Match quanta from left to right (north-west corner rule) along the last axis.
 
     source : (..., n) and target : (..., m), whole numbers with equal totals, in sorted order.
-    Returns pieces of shape (..., n + m), mass in quanta; pieces without mass are among them.
+    Returns pieces of shape (..., n + m), mass in quanta; zero-mass pieces are included.
     """
     n = source.shape[-1]
     ends = np.concatenate([source.cumsum(-1), target.cumsum(-1)], axis=-1)
@@ -102,157 +219,22 @@ def monotone_pieces(source: Index, target: Index) -> Pieces:
 
 
 def rank_pieces(quanta: Quanta) -> Pieces:
-    """The monotone plan between sorted weights, with mass (not quanta), no piece empty.
-
-    For uniform weights entry (i, j) is the length of [i/n, (i+1)/n] intersected with [j/m, (j+1)/m].
-    """
+    """The rank plan by its entries, with mass (not quanta), no piece empty."""
     if len(quanta.source) == len(quanta.target) == quanta.total:  # n = m, uniform: rank to rank
         ranks = np.arange(quanta.total)
         return Pieces(ranks, ranks, np.full(quanta.total, 1.0 / quanta.total))
     source, target, mass = monotone_pieces(quanta.source, quanta.target)
-    full = mass > 0
-    return Pieces(source[full], target[full], mass[full] / quanta.total)
-
-
-def _sort(values: Array, ties: str) -> tuple[Index, Index]:
-    """Ascending order, and the rank at which each class starts; "first" makes every point its own class."""
-    if ties == "first":
-        return values.argsort(kind="stable"), np.arange(len(values))
-    order = values.argsort()
-    ordered = values[order]
-    new = ordered[1:] != ordered[:-1]
-    starts = np.arange(len(values)) if new.all() else np.concatenate([[0], 1 + np.flatnonzero(new)])
-    return order, starts
+    positive = mass > 0
+    return Pieces(source[positive], target[positive], mass[positive] / quanta.total)
 
 
 def match(u: Array, v: Array, a: Array, b: Array, ties: str) -> Matching:
     """The monotone plan between the distinct values of two weighted clouds on the line (inputs already checked)."""
     if a.min() < 1 / QUANTA or b.min() < 1 / QUANTA:  # points without weight take no part
         heavy_a, heavy_b = np.flatnonzero(a >= 1 / QUANTA), np.flatnonzero(b >= 1 / QUANTA)
-        inner = match(u[heavy_a], v[heavy_b], a[heavy_a], b[heavy_b], ties)
-        return inner._replace(source_order=heavy_a[inner.source_order], target_order=heavy_b[inner.target_order])
-    quanta = quantise(a, b)
-    source_order, source_starts = _sort(u, ties)
-    target_order, target_starts = _sort(v, ties)
-    classes = Quanta(
-        _class_sums(quanta.source[source_order], source_starts),
-        _class_sums(quanta.target[target_order], target_starts),
-        quanta.total,
-    )
-    return Matching(source_order, source_starts, target_order, target_starts, rank_pieces(classes))
-
-
-def _class_sums(ordered: Index, starts: Index) -> Index:
-    return ordered if len(starts) == len(ordered) else np.add.reduceat(ordered, starts)
-
-
-def class_sizes(starts: Index, n: int) -> Index:
-    """How many points each class holds, shape (U,)."""
-    return np.diff(starts, append=n)
-
-
-def pair_counts(matching: Matching) -> Index:
-    """How many pairs of points each class piece spreads over."""
-    source_sizes = class_sizes(matching.source_starts, len(matching.source_order))
-    target_sizes = class_sizes(matching.target_starts, len(matching.target_order))
-    return source_sizes[matching.pieces.source] * target_sizes[matching.pieces.target]
-
-
-def tied_pairs(matching: Matching, a: Array, b: Array, step: int) -> Iterator[Pieces]:
-    """All pairs of points in matched classes with their tie-splitting mass, ``step`` pairs at a time."""
-    rows, cols, mass = matching.pieces
-    ends = pair_counts(matching).cumsum()
-    starts = np.concatenate([[0], ends[:-1]])
-    widths = class_sizes(matching.target_starts, len(matching.target_order))[cols]
-    share_a = class_shares(a, matching.source_order, matching.source_starts)
-    share_b = class_shares(b, matching.target_order, matching.target_starts)
-    for start in range(0, int(ends[-1]), step):
-        pair = np.arange(start, min(start + step, ends[-1]))
-        piece = ends.searchsorted(pair, side="right")
-        i, j = np.divmod(pair - starts[piece], widths[piece])
-        i += matching.source_starts[rows[piece]]
-        j += matching.target_starts[cols[piece]]
-        yield Pieces(matching.source_order[i], matching.target_order[j], mass[piece] * share_a[i] * share_b[j])
-
-
-def class_shares(weights: Array, order: Index, starts: Index) -> Array:
-    """Each point's part of the mass of its class, by rank."""
-    ordered = weights[order]
-    return ordered / np.repeat(np.add.reduceat(ordered, starts), class_sizes(starts, len(order)))
-
-
-def refuse_large(matchings: Iterable[Matching]) -> None:
-    """Raise ValueError before anything is built if tied slices would spread over more than ``MAX_ENTRIES`` entries."""
-    count = sum(int(pair_counts(matching).sum()) for matching in matchings if matching.tied)
-    if count > MAX_ENTRIES:
-        raise ValueError(
-            f"ties: expected plans of at most {MAX_ENTRIES:,} entries, got ties that would spread over {count:,}; "
-            "ties='first' keeps one optimal plan with at most n + m - 1 entries, and slice_costs builds no plan"
-        )
-
-
-def split_ties(matching: Matching, a: Array, b: Array) -> Pieces:
-    """Spread each class piece over its points in proportion to their weights; returns points and mass.
-
-    Raises ValueError before anything is built if the plan would hold more than ``MAX_ENTRIES`` entries.
-    """
-    if not matching.tied:
-        rows, cols, mass = matching.pieces
-        return Pieces(matching.source_order[rows], matching.target_order[cols], mass)
-    refuse_large([matching])
-    return next(tied_pairs(matching, a, b, MAX_ENTRIES))
-
-
-def to_plan(pieces: Pieces, n: int, m: int) -> coo_array:
-    """A sparse plan of shape (n, m) without stored zeros: no piece is empty."""
-    return coo_array((pieces.mass, (pieces.source, pieces.target)), shape=(n, m))
-
-
-def line_plan(
-    u: ArrayLike, v: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None, *, ties: str = "split"
-) -> coo_array:
-    r"""The optimal transport plan between two weighted clouds on the line.
-
-    With $U$ the class of points equal to $u_i$, $A(U)$ its weight, and $\Lambda$ the monotone plan between the distinct
-    values, the *tie-splitting* plan is
-
-    $$G_{ij} = \frac{a_i}{A(U_i)} \frac{b_j}{B(V_j)} \Lambda(U_i, V_j), \qquad 0/0 = 0 .$$
-
-    Parameters
-    ----------
-    u, v : (n,) and (m,)
-        Points of the source and of the target.
-    a, b : (n,) and (m,), optional
-        Weights, nonnegative, sum 1; uniform by default.
-    ties : "split" or "first"
-        "split" is the definition above, a function of the two measures. "first" matches equal values in their input
-        order: optimal too, with at most n + m - 1 entries, but dependent on the numbering of the points.
-
-    Returns
-    -------
-    scipy.sparse.coo_array, shape (n, m)
-        Total mass 1, marginals a and b, no stored zeros.
-
-    Raises
-    ------
-    ValueError
-        For malformed input, or when splitting the ties would take more than ``line.MAX_ENTRIES`` entries.
-
-    Examples
-    --------
-    >>> from espref import line_plan
-    >>> line_plan([3.0, 1.0], [10.0, 20.0]).toarray()
-    array([[0. , 0.5],
-           [0.5, 0. ]])
-    >>> line_plan([1.0, 1.0], [10.0, 20.0]).toarray()  # a tie: mass is shared
-    array([[0.25, 0.25],
-           [0.25, 0.25]])
-
-    References
-    ----------
-    liu2025est (lifted plan), peyre2019computational (the line)
-    """
-    u, v = as_values(u, "u"), as_values(v, "v")
-    a, b = as_weights(a, len(u), "a"), as_weights(b, len(v), "b")
-    as_choice(ties, "ties", TIES)
-    return to_plan(split_ties(match(u, v, a, b, ties), a, b), len(u), len(v))
+        source, target, pieces = match(u[heavy_a], v[heavy_b], a[heavy_a], b[heavy_b], ties)
+        source, target = Classes(heavy_a[source.order], source.starts), Classes(heavy_b[target.order], target.starts)
+        return Matching(source, target, pieces)
+    quanta, source, target = quantise(a, b), classes(u, ties), classes(v, ties)
+    in_classes = Quanta(source.sums(quanta.source), target.sums(quanta.target), quanta.total)
+    return Matching(source, target, rank_pieces(in_classes))

@@ -1,12 +1,11 @@
-r"""ESP attention without plans: the fast form of :func:`espref.esp_attention` for the Laplace kernel.
+r"""Chapter 9. ESP attention without plans: the fast form of :func:`espref.esp_attention` for the Laplace kernel.
 
 In sorted order $K_{ij} = \exp(-|s_{(i)} - s_{(j)}| / \tau)$ is applied by two first-order recurrences,
 
 $$f_i = x_i + r_i f_{i-1}, \qquad g_i = x_i + r_{i+1} g_{i+1}, \qquad K x = f + g - x, \qquad
 r_i = e^{-(s_{(i)} - s_{(i-1)}) / \tau} \le 1,$$
 
-stable at every tau. They are bidiagonal triangular systems, which LAPACK solves in O(n) a column. One slice costs
-O(n (log n + d)) time and O(n d) memory, instead of O(n^3) and O(n^2).
+stable at every tau. One slice costs O(n (log n + d)) time and O(n d) memory, instead of O(n^3) and O(n^2).
 """
 
 from __future__ import annotations
@@ -16,11 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg.lapack import dtbtrs
+from scipy.sparse import csr_array
 
 from ._checks import Array, as_beta, as_choice, as_directions, as_tau
-from .attention import SORTS, _checked
+from ._ties import Index
+from .attention import SORTS, as_tokens
 from .expected import gibbs_weights
-from .line import Index, quantise, rank_pieces
+from .line import rank_plan
 from .softplan import soft_scores
 from .softsort import fixed_point, gap_unit
 
@@ -31,33 +32,38 @@ _CHUNK = 2**15
 _TINY = 1e-290
 
 
-def link_factors(ordered: Array, tau: float) -> Array:
-    """r_1, ..., r_(n-1), shape (n - 1,): the links of sorted neighbours; at tau = 0 whether they are equal."""
-    unit = gap_unit(ordered)
-    gaps = np.diff(ordered / unit)
-    if tau == 0:
-        return (gaps == 0).astype(np.float64)
-    with np.errstate(over="ignore", under="ignore"):
-        factors = np.exp(-gaps / tau * unit)
-    factors[factors < _TINY] = 0.0
-    return factors
-
-
 def apply_kernel(factors: Array, x: Array) -> Array:
-    """K x in sorted order by the two recurrences, for c vectors at once: x (c, n) to (c, n)."""
+    """K x in sorted order by the two recurrences, for c vectors at once: factors r (n - 1,), x (c, n) to (c, n).
+
+    The recurrences are bidiagonal triangular systems, which LAPACK solves in O(n) per vector.
+
+    Examples
+    --------
+    >>> s, tau, x = np.array([0.0, 0.2, 0.7]), 0.5, np.array([[1.0, 2.0, 3.0]])
+    >>> f, g = x[0].copy(), x[0].copy()
+    >>> r = np.exp(-np.diff(s) / tau)
+    >>> for i in (1, 2):
+    ...     f[i] += r[i - 1] * f[i - 1]
+    >>> for i in (1, 0):
+    ...     g[i] += r[i] * g[i + 1]
+    >>> K = np.exp(-np.abs(s[:, None] - s) / tau)
+    >>> bool(np.allclose(f + g - x[0], K @ x[0])), bool(np.allclose(apply_kernel(r, x), x @ K))
+    (True, True)
+    """
     if x.shape[1] == 1:
         return x.copy()
     band = np.zeros((2, x.shape[1]), order="F")
     band[1, :-1] = -factors
     forward, _ = dtbtrs(band, x.T, uplo="L", trans="N", diag="U")
     backward, _ = dtbtrs(band, x.T, uplo="L", trans="T", diag="U")
-    forward += backward
-    forward -= x.T
-    return forward.T
+    total: Array = forward
+    total += backward
+    total -= x.T
+    return total.T
 
 
-class Sorter(NamedTuple):
-    """A soft sort P = diag(left) K diag(right) Pi, held by its factors. Vectors are rows: x is (c, n)."""
+class SoftSort(NamedTuple):
+    """A soft permutation P = diag(left) K diag(right) Pi, held by its factors. Vectors are rows: x is (c, n)."""
 
     order: Index  # (n,)
     factors: Array  # (n - 1,)
@@ -75,34 +81,6 @@ class Sorter(NamedTuple):
         return result
 
 
-def sorter(s: Array, tau: float, balanced: bool) -> Sorter:
-    """The soft sort of scores s, (n,)."""
-    order = s.argsort(kind="stable")
-    factors, ones = link_factors(s[order], tau), np.ones(len(s))
-    if balanced:
-        d = fixed_point(lambda d: apply_kernel(factors, d[None])[0], ones / np.sqrt(len(s)))
-        return Sorter(order, factors, d, d)
-    return Sorter(order, factors, 1 / apply_kernel(factors, ones[None])[0], ones)
-
-
-class RankPlan(NamedTuple):
-    """The monotone plan A[n, m] between ranks, held by its pieces, source rank by source rank."""
-
-    starts: Index  # (n,)  first piece of each source rank
-    target: Index  # (pieces,)
-    mass: Array  # (pieces,)
-
-    def apply(self, x: Array) -> Array:
-        """A x: from target ranks to source ranks, (c, m) to (c, n)."""
-        return np.add.reduceat(self.mass * x[:, self.target], self.starts, axis=1)
-
-
-def uniform_rank_plan(n: int, m: int) -> RankPlan:
-    """A[n, m] for uniform weights."""
-    source, target, mass = rank_pieces(quantise(np.full(n, 1 / n), np.full(m, 1 / m)))
-    return RankPlan(source.searchsorted(np.arange(n)), target, mass)
-
-
 def planfree_attention(
     q: ArrayLike,
     k: ArrayLike,
@@ -116,12 +94,31 @@ def planfree_attention(
     r"""The output of :func:`espref.esp_attention` with the Laplace kernel (power = 1), no n x m matrix being built.
 
     The squared cost of a slice is $\sum_j c^P_j |q_j|^2 + \sum_k c^Q_k |k_k|^2 - 2 \langle P q, A\, Q k \rangle$ with
-    the column sums $c^P = P^\top 1 / n$ and $c^Q = Q^\top 1 / m$. Parameters and errors are those of
-    :func:`espref.esp_attention`.
+    the column sums $c^P = P^\top 1 / n$ and $c^Q = Q^\top 1 / m$.
+
+    Parameters
+    ----------
+    q, k, v : (n, d), (m, d), (m, dv)
+        Queries, keys, values.
+    tau : float
+        Temperature of the soft sort, >= 0, in units of score. Unused by sort = "hard".
+    beta : float
+        Inverse temperature over slices, >= 0, in units of 1 / |q|^2.
+    directions : (L, d), optional
+        Slicers; the axes by default.
+    sort : "soft" | "balanced" | "hard"
+        As in :func:`espref.esp_attention`.
 
     Returns
     -------
     (n, dv) array.
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+    RuntimeError
+        When the balanced scaling does not converge.
 
     Examples
     --------
@@ -136,25 +133,52 @@ def planfree_attention(
     ----------
     shahbazi2025espformer, prillo2020softsort
     """
-    q, k, v = _checked(q, k, v)
+    q, k, v = as_tokens(q, k, v)
     directions = np.eye(q.shape[1]) if directions is None else as_directions(directions, q.shape[1])
     beta, tau, sort = as_beta(beta), as_tau(tau), as_choice(sort, "sort", SORTS)
-    tau, balanced = 0.0 if sort == "hard" else tau, sort == "balanced"
-    ranks = uniform_rank_plan(len(q), len(k))
+    if sort == "hard":  # the limit tau = 0, where both soft sorts are the same
+        sort, tau = "soft", 0.0
+    n, m = len(q), len(k)
+    ranks = rank_plan(np.full(n, 1 / n), np.full(m, 1 / m)).tocsr()
     centre = k.mean(axis=0)  # the cost is unchanged, and its three terms cancel less
-    rows = [np.ascontiguousarray(part.T) for part in (q - centre, k - centre, v)]
+    q_rows, k_rows, v_rows = (np.ascontiguousarray(part.T) for part in (q - centre, k - centre, v))
 
-    def sorters(theta: Array) -> tuple[Sorter, Sorter]:
-        return sorter(soft_scores(q, theta, tau), tau, balanced), sorter(soft_scores(k, theta, tau), tau, balanced)
+    def soft_sorts(theta: Array) -> tuple[SoftSort, SoftSort]:
+        source, target = (factored_sort(soft_scores(x, theta, tau), tau, sort) for x in (q, k))
+        return source, target
 
-    costs = np.array([_squared_cost(*sorters(theta), ranks, rows[0], rows[1]) for theta in directions])
-    output = np.zeros((v.shape[1], len(q)))
+    costs = np.array([_squared_cost(*soft_sorts(theta), ranks, q_rows, k_rows) for theta in directions])
+    output = np.zeros((v.shape[1], n))
     for weight, theta in zip(gibbs_weights(costs, beta), directions, strict=True):
         if weight > 0:  # sorted again: nothing of size slices x points is kept
-            source, target = sorters(theta)
-            for block in _blocks(rows[2]):
-                output[block] += weight * len(q) * source.transpose(ranks.apply(target.apply(rows[2][block])))
+            source, target = soft_sorts(theta)
+            for block in _blocks(v_rows):
+                output[block] += weight * n * source.transpose(target.apply(v_rows[block]) @ ranks.T)
     return np.ascontiguousarray(output.T)
+
+
+# Behind the definition: the factors, and blocks that stay in cache.
+
+
+def link_factors(ordered: Array, tau: float) -> Array:
+    """r_1, ..., r_(n-1), shape (n - 1,): the links of sorted neighbours; at tau = 0 whether they are equal."""
+    unit = gap_unit(ordered)
+    gaps = np.diff(ordered / unit)
+    if tau == 0:
+        return (gaps == 0).astype(np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        factors = np.exp(-gaps / tau * unit)
+    factors[factors < _TINY] = 0.0
+    return factors
+
+def factored_sort(s: Array, tau: float, sort: str) -> SoftSort:
+    """The soft permutation of scores s, (n,), "soft" or "balanced"."""
+    order = s.argsort(kind="stable")
+    factors, ones = link_factors(s[order], tau), np.ones(len(s))
+    if sort == "balanced":
+        d = fixed_point(lambda d: apply_kernel(factors, d[None])[0], ones / np.sqrt(len(s)))
+        return SoftSort(order, factors, d, d)
+    return SoftSort(order, factors, 1 / apply_kernel(factors, ones[None])[0], ones)
 
 
 def _blocks(x: Array) -> list[slice]:
@@ -163,12 +187,12 @@ def _blocks(x: Array) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
-def _squared_cost(source: Sorter, target: Sorter, ranks: RankPlan, q: Array, k: Array) -> float:
+def _squared_cost(source: SoftSort, target: SoftSort, ranks: csr_array, q: Array, k: Array) -> float:
     """<C, P^T A Q> for the squared cost, from column sums and one inner product."""
     cost = 0.0
-    for sort, x in ((source, q), (target, k)):
-        sums = sort.transpose(np.full((1, x.shape[1]), 1 / x.shape[1]))[0]
+    for soft_sort, x in ((source, q), (target, k)):
+        sums = soft_sort.transpose(np.full((1, x.shape[1]), 1 / x.shape[1]))[0]
         cost += float(np.einsum("n,dn,dn->", sums, x, x))
     for block in _blocks(q):
-        cost -= 2 * float(np.sum(source.apply(q[block]) * ranks.apply(target.apply(k[block]))))
+        cost -= 2 * float(np.sum(source.apply(q[block]) * (target.apply(k[block]) @ ranks.T)))
     return cost

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._checks import Array, as_pair
-from .lift import Plan, _as_plan
+from ._checks import Array, Plan, as_pair, as_plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +64,7 @@ def draw_plan(ax: Axes, plan: Plan, x: ArrayLike, y: ArrayLike, title: str = "")
     from matplotlib.collections import LineCollection
 
     x, y = as_pair(x, y)
-    entries = _as_plan(plan)
+    entries = as_plan(plan)
     if entries.shape != (len(x), len(y)):
         raise ValueError(f"plan: expected shape ({len(x)}, {len(y)}), got shape {entries.shape}")
     u, v = planar(x, y)
@@ -89,7 +88,7 @@ def draw_matrix(ax: Axes, matrix: Plan, title: str = "") -> None:
     """
     from matplotlib.colors import PowerNorm
 
-    entries = _as_plan(matrix)
+    entries = as_plan(matrix)
     shape = [min(size, MOST_PIXELS) for size in entries.shape]
     cells = [
         index.astype(np.int64) * pixels // size

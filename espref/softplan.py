@@ -9,76 +9,27 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse import coo_array
 from scipy.spatial.distance import cdist
 
-from ._checks import Array, as_beta, as_directions, as_exponent, as_pair, as_tau, as_values, as_weights
-from .expected import SlicedPlan, gibbs_weights
-from .lift import _finite_cost, ground_cost, project
-from .line import QUANTA, quantise, rank_pieces
-from .softsort import as_flag, as_power, weighted_soft_sort
-
-
-def rank_plan(a: ArrayLike, b: ArrayLike) -> coo_array:
-    r"""The monotone plan A between ranks: the one that couples sorted points of weights a and b.
-
-    With $\alpha_i = a_1 + \dots + a_i$ and $\beta_j = b_1 + \dots + b_j$, the entry $A_{ij}$ is the length of
-    $[\alpha_{i-1}, \alpha_i] \cap [\beta_{j-1}, \beta_j]$; for n = m and uniform weights, 1/n times the identity.
-
-    Parameters
-    ----------
-    a, b : (n,) and (m,)
-        Weights in the order of their ranks, nonnegative, sum 1.
-
-    Returns
-    -------
-    scipy.sparse.coo_array, shape (n, m)
-        Mass 1, marginals a and b, at most n + m - 1 entries, no stored zeros.
-
-    Raises
-    ------
-    ValueError
-        For malformed input.
-
-    Examples
-    --------
-    >>> from espref import rank_plan
-    >>> rank_plan([0.5, 0.5], [0.25, 0.25, 0.5]).toarray()
-    array([[0.25, 0.25, 0.  ],
-           [0.  , 0.  , 0.5 ]])
-
-    References
-    ----------
-    peyre2019computational
-    """
-    a, b = as_values(a, "a"), as_values(b, "b")
-    return _rank_plan(as_weights(a, len(a), "a"), as_weights(b, len(b), "b"))
-
-
-def soft_scores(points: Array, theta: Array, tau: float) -> Array:
-    """<x_i, theta>, (n,), equal points tied exactly. At tau = 0 only the order counts, and no scale is too large."""
-    if tau == 0:
-        return project(points, theta[None])[0]
-    scores = np.einsum("ld,nd->ln", theta[None], points)[0]  # not BLAS: see lift.project
-    if not np.isfinite(scores).all():
-        raise ValueError("directions: expected finite scores <x_i, theta>, got an overflow; rescale the directions")
-    return scores
-
-
-def _rank_plan(a: Array, b: Array) -> coo_array:
-    rows, cols, mass = rank_pieces(quantise(a, b))
-    return coo_array((mass, (rows, cols)), shape=(len(a), len(b)))
-
-
-def _soft_plan(u: Array, v: Array, a: Array, b: Array, tau: float, power: int, balanced: bool) -> Array:
-    heavy_a, heavy_b = np.flatnonzero(a >= 1 / QUANTA), np.flatnonzero(b >= 1 / QUANTA)  # as on the line
-    u, v, mass_a, mass_b = u[heavy_a], v[heavy_b], a[heavy_a], b[heavy_b]
-    p = weighted_soft_sort(u, mass_a, tau, power, balanced)
-    q = weighted_soft_sort(v, mass_b, tau, power, balanced)
-    ranks = _rank_plan(mass_a[u.argsort(kind="stable")], mass_b[v.argsort(kind="stable")])
-    plan = np.zeros((len(a), len(b)))
-    plan[np.ix_(heavy_a, heavy_b)] = p.T @ (ranks @ q)
-    return plan
+from ._checks import (
+    Array,
+    as_beta,
+    as_choice,
+    as_directions,
+    as_exponent,
+    as_finite_cost,
+    as_pair,
+    as_power,
+    as_prior,
+    as_tau,
+    as_values,
+    as_weights,
+)
+from ._costs import ground_cost
+from .expected import DenseSlicedPlan, gibbs_weights
+from .lift import project
+from .line import QUANTA, rank_plan
+from .softsort import SORTS, weighted_soft_permutation
 
 
 def soft_line_plan(
@@ -89,7 +40,7 @@ def soft_line_plan(
     b: ArrayLike | None = None,
     *,
     power: int = 1,
-    balanced: bool = False,
+    sort: str = "soft",
 ) -> Array:
     r"""The soft transport plan $G = P^\top A\, Q$ between two weighted clouds on the line.
 
@@ -106,8 +57,8 @@ def soft_line_plan(
         Weights, sum 1; uniform by default.
     power : 1 or 2
         Exponent of the sort kernel.
-    balanced : bool
-        With balanced sorts G is a plan for every tau: marginals a and b to 1e-13. Otherwise its mass is 1, and its
+    sort : "soft" or "balanced"
+        With balanced sorts G is a plan for every tau: marginals a and b to 1e-13. With SoftSort its mass is 1, and its
         marginals are only near a and b.
 
     Returns
@@ -134,7 +85,7 @@ def soft_line_plan(
     """
     u, v = as_values(u, "u"), as_values(v, "v")
     a, b = as_weights(a, len(u), "a"), as_weights(b, len(v), "b")
-    return _soft_plan(u, v, a, b, as_tau(tau), as_power(power), as_flag(balanced, "balanced"))
+    return soft_plan(u, v, a, b, as_tau(tau), as_power(power), as_choice(sort, "sort", SORTS))
 
 
 def expected_soft_plan(
@@ -148,16 +99,35 @@ def expected_soft_plan(
     beta: float = 0.0,
     p: float = 2,
     power: int = 1,
-    balanced: bool = False,
-) -> SlicedPlan:
-    r"""The expected soft plan $\sum_l w_l G_l$, $w_l \propto e^{-\beta \langle C, G_l \rangle}$, over soft slice plans.
+    sort: str = "soft",
+    prior: ArrayLike | None = None,
+) -> DenseSlicedPlan:
+    r"""The expected soft plan $\sum_l w_l G_l$, $w_l \propto \pi_l e^{-\beta \langle C, G_l \rangle}$, over soft slice plans.
 
-    Parameters are those of :func:`espref.expected_sliced_plan` and :func:`espref.soft_line_plan`; the scores are
-    <x_i, theta_l>, so that tau is in units of (length x |theta|)^power.
+    Parameters
+    ----------
+    x, y : (n, d) and (m, d)
+        Source and target.
+    directions : (L, d)
+        One direction per row; the scores that are sorted are <x_i, theta_l>.
+    tau : float
+        Temperature of the soft sort, >= 0, in units of (length x |theta|)^power.
+    a, b : (n,) and (m,), optional
+        Weights, sum 1; uniform by default.
+    beta : float
+        Inverse temperature over slices, >= 0, in units of 1 / length^p. 0 is the plain mean, inf the cheapest slices.
+    p : float
+        Exponent of the ground cost |x - y|^p, >= 1.
+    power : 1 or 2
+        Exponent of the sort kernel.
+    sort : "soft" or "balanced"
+        See :func:`espref.soft_line_plan`.
+    prior : (L,), optional
+        Weights $\pi$ of the directions themselves, sum 1; see :func:`espref.direction_weights`.
 
     Returns
     -------
-    SlicedPlan
+    DenseSlicedPlan
         plan (ndarray, (n, m), mass 1), cost, weights (L,), costs (L,).
 
     Raises
@@ -175,11 +145,35 @@ def expected_soft_plan(
     directions = as_directions(directions, x.shape[1])
     a, b = as_weights(a, len(x), "a"), as_weights(b, len(y), "b")
     tau, beta, p, power = as_tau(tau), as_beta(beta), as_exponent(p), as_power(power)
-    balanced = as_flag(balanced, "balanced")
+    sort, prior = as_choice(sort, "sort", SORTS), as_prior(prior, len(directions))
     ground = cdist(x, y, "sqeuclidean") if p == 2 else ground_cost(x, y, p)  # the first takes no (n, m, d) memory
-    _finite_cost(ground.max())
+    as_finite_cost(ground.max())
     pairs = ((soft_scores(x, theta, tau), soft_scores(y, theta, tau)) for theta in directions)
-    plans = [_soft_plan(u, v, a, b, tau, power, balanced) for u, v in pairs]
+    plans = [soft_plan(u, v, a, b, tau, power, sort) for u, v in pairs]
     costs = np.array([np.vdot(ground, plan) for plan in plans])
-    weights = gibbs_weights(costs, beta)
-    return SlicedPlan(np.tensordot(weights, plans, axes=1), float(weights @ costs), weights, costs)
+    weights = gibbs_weights(costs, beta, prior)
+    return DenseSlicedPlan(np.tensordot(weights, plans, axes=1), float(weights @ costs), weights, costs)
+
+
+# Behind the definition: scores that tie, and points without weight.
+
+
+def soft_scores(points: Array, theta: Array, tau: float) -> Array:
+    """<x_i, theta>, (n,), equal points tied exactly. At tau = 0 only the order counts, and no scale is too large."""
+    if tau == 0:
+        return project(points, theta[None])[0]
+    scores = np.einsum("ld,nd->ln", theta[None], points)[0]  # not BLAS: see lift.project
+    if not np.isfinite(scores).all():
+        raise ValueError("directions: expected finite scores <x_i, theta>, got an overflow; rescale the directions")
+    return scores
+
+
+def soft_plan(u: Array, v: Array, a: Array, b: Array, tau: float, power: int, sort: str) -> Array:
+    heavy_a, heavy_b = np.flatnonzero(a >= 1 / QUANTA), np.flatnonzero(b >= 1 / QUANTA)  # as on the line
+    u, v, mass_a, mass_b = u[heavy_a], v[heavy_b], a[heavy_a], b[heavy_b]
+    p = weighted_soft_permutation(u, mass_a, tau, power, sort)
+    q = weighted_soft_permutation(v, mass_b, tau, power, sort)
+    ranks = rank_plan(mass_a[u.argsort(kind="stable")], mass_b[v.argsort(kind="stable")])
+    plan = np.zeros((len(a), len(b)))
+    plan[np.ix_(heavy_a, heavy_b)] = p.T @ (ranks @ q)
+    return plan

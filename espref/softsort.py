@@ -8,29 +8,149 @@ there is exactly one positive d with $\mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._checks import Array, as_tau, as_values
+from ._checks import Array, as_choice, as_power, as_tau, as_values
 
-#: Rounds of the balanced scaling and the marginal error at which it stops. The error halves every round at least.
+#: Rounds of the balanced scaling, and the marginal error at which it stops.
 MAX_ROUNDS = 100
 MARGINAL_ERROR = 1e-13
 
-
-def as_power(power: int) -> int:
-    """The exponent q of the sort kernel: 1 (Laplace) or 2 (Gauss)."""
-    number = isinstance(power, (int, float, np.number)) and not isinstance(power, bool)
-    if not number or power not in (1, 2):
-        raise ValueError(f"power: expected 1 (Laplace kernel) or 2 (Gauss kernel), got {power!r}")
-    return int(power)
+#: "soft" is SoftSort, rows normalised; "balanced" is scaled to be doubly stochastic.
+SORTS = ("soft", "balanced")
 
 
-def as_flag(value: bool, name: str) -> bool:
-    """True or False, nothing that merely counts as one of them."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{name}: expected True or False, got {value!r}")
-    return bool(value)
+def soft_permutation(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft") -> Array:
+    r"""The soft permutation matrix P that sorts scores in ascending order.
+
+    $$P_{ij} = \frac{K_{ij}}{\sum_k K_{ik}}, \qquad K_{ij} = \exp(-|s_{(i)} - s_j|^q / \tau) .$$
+
+    Balanced, $P = \mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, \Pi$ with $\Pi$ the sorting permutation: doubly stochastic
+    for every tau. Both tend to the permutation as tau -> 0 (averaged over ties) and to 1/n as tau -> infinity.
+
+    Parameters
+    ----------
+    s : (n,)
+        Scores.
+    tau : float
+        Temperature of the soft sort, >= 0, in units of score^power. 0 is the hard limit, averaged over ties.
+    power : 1 or 2
+        Exponent q of the kernel: 1 Laplace (SoftSort's default), 2 Gauss (the released ESPFormer's).
+    sort : "soft" or "balanced"
+        Normalise the rows only, or scale rows and columns.
+
+    Returns
+    -------
+    (n, n) array. Rows sum to 1; balanced, columns too (to 1e-13).
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+    RuntimeError
+        When the balanced scaling does not converge.
+
+    See Also
+    --------
+    soft_sort, soft_rank : the sorted values and the ranks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from espref import soft_permutation
+    >>> soft_permutation([3.0, 1.0, 1.0], tau=0)
+    array([[0. , 0.5, 0.5],
+           [0. , 0.5, 0.5],
+           [1. , 0. , 0. ]])
+
+    The formula as it stands:
+
+    >>> s, tau = np.array([0.3, -1.0, 0.8]), 0.5
+    >>> K = np.exp(-np.abs(np.sort(s)[:, None] - s) / tau)
+    >>> bool(np.allclose(soft_permutation(s, tau), K / K.sum(axis=1, keepdims=True), rtol=1e-14))
+    True
+
+    References
+    ----------
+    prillo2020softsort
+    """
+    s, tau, power = as_values(s, "s"), as_tau(tau), as_power(power)
+    return weighted_soft_permutation(s, np.ones(len(s)), tau, power, as_choice(sort, "sort", SORTS))
+
+
+def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft") -> Array:
+    r"""Soft-sorted values, $P s$, ascending.
+
+    Parameters
+    ----------
+    s, tau, power, sort
+        As in :func:`soft_permutation`.
+
+    Returns
+    -------
+    (n,) array, between the least and the largest score. Balanced, its mean is the mean of the scores.
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+    RuntimeError
+        When the balanced scaling does not converge.
+
+    Examples
+    --------
+    >>> from espref import soft_sort
+    >>> soft_sort([3.0, 1.0, 2.0], tau=0)
+    array([1., 2., 3.])
+
+    References
+    ----------
+    prillo2020softsort
+    """
+    matrix = soft_permutation(s, tau, power=power, sort=sort)
+    return matrix @ as_values(s, "s")
+
+
+def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft") -> Array:
+    r"""Soft ranks, from 1 for the least score to n: $r_j = \sum_i i\, P_{ij} / \sum_i P_{ij}$.
+
+    The mean rank under the column of each score. As tau -> 0 these are the ranks of :func:`scipy.stats.rankdata`, equal
+    scores sharing their mean rank.
+
+    Parameters
+    ----------
+    s, tau, power, sort
+        As in :func:`soft_permutation`.
+
+    Returns
+    -------
+    (n,) array, between 1 and n.
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+    RuntimeError
+        When the balanced scaling does not converge.
+
+    Examples
+    --------
+    >>> from espref import soft_rank
+    >>> soft_rank([3.0, 1.0, 1.0], tau=0)
+    array([3. , 1.5, 1.5])
+
+    References
+    ----------
+    prillo2020softsort
+    """
+    matrix = soft_permutation(s, tau, power=power, sort=sort)
+    return np.arange(1, len(matrix) + 1) @ matrix / matrix.sum(axis=0)
+
+
+# Behind the definition: kernels without overflow, weights, and the balanced scaling.
 
 
 def gap_unit(ordered: Array) -> float:
@@ -67,7 +187,7 @@ def balance(kernel: Array, weights: Array) -> Array:
     return fixed_point(lambda d: kernel @ (weights * d), np.full(len(kernel), 1.0 / np.sqrt(weights.sum())))
 
 
-def fixed_point(apply, d: Array) -> Array:
+def fixed_point(apply: Callable[[Array], Array], d: Array) -> Array:
     """Iterate d <- sqrt(d / apply(d)) until d * apply(d) = 1 within the marginal error.
 
     Sums of very many terms round worse than that: the iteration also ends where it stands still within n roundings.
@@ -84,15 +204,15 @@ def fixed_point(apply, d: Array) -> Array:
     )
 
 
-def weighted_soft_sort(s: Array, weights: Array, tau: float, power: int, balanced: bool) -> Array:
+def weighted_soft_permutation(s: Array, weights: Array, tau: float, power: int, sort: str) -> Array:
     r"""The soft sort of weighted scores, (n, n): row i belongs to rank i, $P_{ij} \propto K_{ij} a_j$, rows sum to 1.
 
     Balanced: $P_{ij} = d_i K_{ij} d_j a_j$ with $d_i \sum_j K_{ij} a_j d_j = 1$, so that $P^\top a_{()} = a$ as well.
-    For uniform weights this is :func:`soft_sort`. Weights are positive.
+    For uniform weights this is :func:`soft_permutation`. Weights are positive.
     """
     order = s.argsort(kind="stable")
     kernel, mass = sort_kernel(s[order], tau, power), weights[order]
-    if balanced:
+    if sort == "balanced":
         d = balance(kernel, mass)
         ordered = d[:, None] * kernel * (d * mass)
     else:
@@ -101,49 +221,3 @@ def weighted_soft_sort(s: Array, weights: Array, tau: float, power: int, balance
     matrix = np.empty_like(ordered)
     matrix[:, order] = ordered
     return matrix
-
-
-def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, balanced: bool = False) -> Array:
-    r"""The soft sorting matrix P of scores, ascending: P @ s are the soft-sorted scores.
-
-    $$P_{ij} = \frac{K_{ij}}{\sum_k K_{ik}}, \qquad K_{ij} = \exp(-|s_{(i)} - s_j|^q / \tau) .$$
-
-    Balanced, $P = \mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, \Pi$ with $\Pi$ the sorting permutation: doubly stochastic
-    for every tau. Both tend to the permutation as tau -> 0 (averaged over ties) and to 1/n as tau -> infinity.
-
-    Parameters
-    ----------
-    s : (n,)
-        Scores.
-    tau : float
-        Temperature of the soft sort, >= 0, in units of score^q. 0 is the hard limit, averaged over ties.
-    power : 1 or 2
-        Exponent q of the kernel: 1 Laplace (SoftSort's default), 2 Gauss (the released ESPFormer's).
-    balanced : bool
-        Scale K to be doubly stochastic, instead of its rows alone.
-
-    Returns
-    -------
-    (n, n) array, rows sum to 1; balanced, columns too (to 1e-13).
-
-    Raises
-    ------
-    ValueError
-        For malformed input.
-    RuntimeError
-        When the balanced scaling does not converge.
-
-    Examples
-    --------
-    >>> from espref import soft_sort
-    >>> soft_sort([3.0, 1.0, 1.0], tau=0)
-    array([[0. , 0.5, 0.5],
-           [0. , 0.5, 0.5],
-           [1. , 0. , 0. ]])
-
-    References
-    ----------
-    prillo2020softsort
-    """
-    s, tau, power = as_values(s, "s"), as_tau(tau), as_power(power)
-    return weighted_soft_sort(s, np.ones(len(s)), tau, power, as_flag(balanced, "balanced"))

@@ -1,4 +1,4 @@
-"""Oracles: POT's exact and entropic solvers and its own sliced plans, behind the conventions of this package.
+"""Chapter 10. Exact and entropic solvers: POT's exact and entropic solvers and its own sliced plans, behind the conventions of this package.
 
 Needs the extra ``verify``. POT is an independent implementation; nothing else in espref computes with it.
 """
@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import lift
+from . import _costs
 from ._checks import Array, as_beta, as_count, as_directions, as_exponent, as_pair, as_real, as_weights
-from .expected import SlicedPlan, gibbs_weights
+from .expected import DenseSlicedPlan, gibbs_weights
 from .lift import transport_cost
 
 #: How far a Sinkhorn plan's mass, and any of its marginals, may be off before it is refused.
@@ -39,7 +39,7 @@ def _pot() -> ModuleType:
 def ground_cost(x: ArrayLike, y: ArrayLike, *, p: float = 2) -> Array:
     """The matrix of |x_i - y_j|^p, shape (n, m)."""
     x, y = as_pair(x, y)
-    return lift.ground_cost(x, y, as_exponent(p))
+    return _costs.ground_cost(x, y, as_exponent(p))
 
 
 def exact_plan(
@@ -123,7 +123,7 @@ def pot_expected_sliced_plan(
     *,
     beta: float = 0.0,
     p: float = 2,
-) -> SlicedPlan:
+) -> DenseSlicedPlan:
     """POT's slices, with costs, Gibbs weights and average recomputed here.
 
     POT 0.9.7 returns right plans but wrong slice *costs* whenever n != m or weights are not uniform, and for some
@@ -150,4 +150,4 @@ def pot_expected_sliced_plan(
     ]
     costs = np.array([transport_cost(plan, x, y, p=p) for plan in plans])
     weights = gibbs_weights(costs, beta)
-    return SlicedPlan(np.tensordot(weights, plans, axes=1), float(weights @ costs), weights, costs)
+    return DenseSlicedPlan(np.tensordot(weights, plans, axes=1), float(weights @ costs), weights, costs)

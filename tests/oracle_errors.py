@@ -64,16 +64,16 @@ def circle(rng: np.random.Generator) -> Iterator[Pair]:
 
 def softsort(rng: np.random.Generator) -> Iterator[Pair]:
     s, power, tau = clouds(rng, 1)[0][:, 0], rng.integers(1, 3), rng.choice(TAUS)
-    for balanced in (False, True):
-        exact = oracles.floats(oracles.soft_sort(s, tau, power, balanced))
-        yield espref.soft_sort(s, tau, power=power, balanced=balanced), exact
+    for sort in ("soft", "balanced"):
+        exact = oracles.floats(oracles.soft_permutation(s, tau, power, sort))
+        yield espref.soft_permutation(s, tau, power=power, sort=sort), exact
 
 
 def softplan(rng: np.random.Generator) -> Iterator[Pair]:
     (x, y, a, b), tau = clouds(rng, 1), rng.choice(TAUS)
-    for balanced in (False, True):
-        exact = oracles.floats(oracles.soft_line_plan(x[:, 0], y[:, 0], tau, a, b, 1, balanced))
-        yield espref.soft_line_plan(x[:, 0], y[:, 0], tau, a, b, balanced=balanced), exact
+    for sort in ("soft", "balanced"):
+        exact = oracles.floats(oracles.soft_line_plan(x[:, 0], y[:, 0], tau, a, b, 1, sort))
+        yield espref.soft_line_plan(x[:, 0], y[:, 0], tau, a, b, sort=sort), exact
 
 
 def tokens(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
@@ -85,7 +85,7 @@ def tokens(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def attention(rng: np.random.Generator) -> Iterator[Pair]:
     q, k, v, tau = tokens(rng)
     for sort in ("soft", "balanced"):
-        exact = oracles.floats(oracles.esp_matrix(q, k, np.eye(2), tau, 1.0, 1, sort == "balanced"))
+        exact = oracles.floats(oracles.esp_matrix(q, k, np.eye(2), tau, 1.0, 1, sort))
         yield espref.esp_attention(q, k, v, tau=tau, beta=1.0, sort=sort).matrix, exact
     exact = oracles.floats(oracles.sinkhorn_matrix(q, k, 7))
     yield espref.sinkhorn_attention(q, k, v, n_iter=7).matrix, exact
@@ -94,7 +94,7 @@ def attention(rng: np.random.Generator) -> Iterator[Pair]:
 def planfree(rng: np.random.Generator) -> Iterator[Pair]:
     q, k, v, tau = tokens(rng)
     for sort in ("soft", "balanced"):
-        exact = oracles.floats(oracles.esp_matrix(q, k, np.eye(2), tau, 1.0, 1, sort == "balanced")) @ v
+        exact = oracles.floats(oracles.esp_matrix(q, k, np.eye(2), tau, 1.0, 1, sort)) @ v
         yield espref.planfree_attention(q, k, v, tau=tau, beta=1.0, sort=sort), exact
 
 
@@ -105,7 +105,7 @@ def nn(rng: np.random.Generator) -> Iterator[Pair]:
 
     q, k, v, tau = tokens(rng)
     for sort in ("soft", "balanced"):
-        exact = oracles.floats(oracles.esp_matrix(q, k, np.eye(2), tau, 1.0, 1, sort == "balanced")) @ v
+        exact = oracles.floats(oracles.esp_matrix(q, k, np.eye(2), tau, 1.0, 1, sort)) @ v
         yield (
             functional.esp_attention(*map(torch.tensor, (q, k, v)), tau=tau, beta=1.0, sort=sort).output.numpy(),
             exact,
@@ -126,15 +126,15 @@ def gradients(rng: np.random.Generator) -> Iterator[Pair]:
         output = functional.esp_attention(*tensors, torch.tensor(v), tau=tau, beta=1.0, sort=sort).output
         found = torch.autograd.grad((output * torch.tensor(c)).sum(), tensors)
         both = np.concatenate([q, k])
-        yield torch.cat(found).numpy(), difference_quotients(both, n, v, c, tau, sort == "balanced")
+        yield torch.cat(found).numpy(), difference_quotients(both, n, v, c, tau, sort)
 
 
-def difference_quotients(both: np.ndarray, n: int, v, c, tau: float, balanced: bool) -> np.ndarray:
+def difference_quotients(both: np.ndarray, n: int, v, c, tau: float, sort: str) -> np.ndarray:
     """Central differences of step 1e-15 in 50 digits, an entry of q and k at a time."""
     step, weights = mp.mpf(10) ** -15, np.einsum("id,jd->ij", c, v)
 
     def value(points: np.ndarray) -> mp.mpf:
-        matrix = oracles.esp_matrix(points[:n], points[n:], np.eye(2), tau, 1.0, 1, balanced)
+        matrix = oracles.esp_matrix(points[:n], points[n:], np.eye(2), tau, 1.0, 1, sort)
         return mp.fsum(matrix[i, j] * float(weights[i, j]) for i in range(n) for j in range(len(points) - n))
 
     exact = np.empty(both.shape)

@@ -90,7 +90,7 @@ def number(value) -> mp.mpf:
     return value if isinstance(value, mp.mpf) else mp.mpf(float(value))
 
 
-def soft_sort(s, tau, power: int = 1, balanced: bool = False, weights=None) -> mp.matrix:
+def soft_permutation(s, tau, power: int = 1, sort: str = "soft", weights=None) -> mp.matrix:
     """The soft sort of weighted scores by its definition, in 50 digits; the balanced one by Newton's method."""
     n = len(s)
     s, a = (
@@ -107,11 +107,11 @@ def soft_sort(s, tau, power: int = 1, balanced: bool = False, weights=None) -> m
 
     k = mp.matrix([[kernel(i, j) for j in order] for i in order])
     mass = [a[i] for i in order]
-    d = scaling(k, mass) if balanced else [1 / mp.fsum(k[i, j] * mass[j] for j in range(n)) for i in range(n)]
+    d = scaling(k, mass) if sort == "balanced" else [1 / mp.fsum(k[i, j] * mass[j] for j in range(n)) for i in range(n)]
     p = mp.matrix(n, n)
     for i in range(n):
         for rank, point in enumerate(order):
-            p[i, point] = d[i] * k[i, rank] * mass[rank] * (d[rank] if balanced else 1)
+            p[i, point] = d[i] * k[i, rank] * mass[rank] * (d[rank] if sort == "balanced" else 1)
     return p
 
 
@@ -147,13 +147,13 @@ def scaling(k: mp.matrix, mass: list[mp.mpf]) -> list[mp.mpf]:
     raise AssertionError("Newton's method did not converge")
 
 
-def soft_line_plan(u, v, tau, a=None, b=None, power: int = 1, balanced: bool = False) -> mp.matrix:
+def soft_line_plan(u, v, tau, a=None, b=None, power: int = 1, sort: str = "soft") -> mp.matrix:
     """P^T A Q in 50 digits, A by intervals of rational mass; points without weight take no part."""
     n, m = len(u), len(v)
     a, b = ([mp.mpf(w.numerator) / w.denominator for w in rational(weights, k)] for weights, k in ((a, n), (b, m)))
     rows, cols = [i for i in range(n) if a[i]], [j for j in range(m) if b[j]]
-    p = soft_sort([u[i] for i in rows], tau, power, balanced, [a[i] for i in rows])
-    q = soft_sort([v[j] for j in cols], tau, power, balanced, [b[j] for j in cols])
+    p = soft_permutation([u[i] for i in rows], tau, power, sort, [a[i] for i in rows])
+    q = soft_permutation([v[j] for j in cols], tau, power, sort, [b[j] for j in cols])
     by_rank = [[a[i] for i in sorted(rows, key=lambda i: u[i])], [b[j] for j in sorted(cols, key=lambda j: v[j])]]
     ends = [[mp.fsum(side[:k]) for k in range(len(side) + 1)] for side in by_rank]
     ranks = mp.matrix(len(rows), len(cols))
@@ -169,10 +169,10 @@ def soft_line_plan(u, v, tau, a=None, b=None, power: int = 1, balanced: bool = F
     return plan
 
 
-def esp_matrix(q, k, directions, tau, beta, power: int = 1, balanced: bool = False) -> mp.matrix:
+def esp_matrix(q, k, directions, tau, beta, power: int = 1, sort: str = "soft") -> mp.matrix:
     """n sum_l w_l U_l in 50 digits, w = softmax(-beta <C, U_l>)."""
     n, m = len(q), len(k)
-    plans = [soft_line_plan(q @ theta, k @ theta, tau, None, None, power, balanced) for theta in directions]
+    plans = [soft_line_plan(q @ theta, k @ theta, tau, None, None, power, sort) for theta in directions]
     ground = [[mp.fsum((number(s) - number(t)) ** 2 for s, t in zip(x, y, strict=True)) for y in k] for x in q]
     costs = [mp.fsum(ground[i][j] * plan[i, j] for i in range(n) for j in range(m)) for plan in plans]
     gibbs = [mp.exp(-mp.mpf(float(beta)) * (cost - min(costs))) for cost in costs]
@@ -183,11 +183,11 @@ def esp_matrix(q, k, directions, tau, beta, power: int = 1, balanced: bool = Fal
 
 
 def sinkhorn_matrix(q, k, n_iter: int) -> mp.matrix:
-    """Rows to sum 1, columns to sum n / m, in turn, on exp(<q_i, k_j> / sqrt d) in 50 digits."""
+    """Rows to sum 1, then columns to sum n / m, n_iter times, on exp(<q_i, k_j> / sqrt d) in 50 digits."""
     n, m, root = len(q), len(k), mp.sqrt(len(q[0]))
     logits = [[mp.fsum(mp.mpf(float(s)) * mp.mpf(float(t)) for s, t in zip(x, y, strict=True)) for y in k] for x in q]
     matrix = mp.matrix([[mp.exp(entry / root) for entry in row] for row in logits])
-    for step in range(n_iter):
+    for step in range(2 * n_iter):
         if step % 2 == 0:
             sums = [mp.fsum(matrix[i, j] for j in range(m)) for i in range(n)]
         else:

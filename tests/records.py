@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from espref._environment import environment
-from espref.files import atomic
+from espref._output import atomic
 
 FOLDER = Path(__file__).parent.parent / "docs" / "records"
 

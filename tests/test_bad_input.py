@@ -17,12 +17,12 @@ X, Y = [[0.0, 1.0], [2.0, 3.0], [4.0, 6.0]], [[1.0, 1.0], [0.0, 5.0]]
 THETA = [[1.0, 0.0], [0.6, 0.8]]
 PLAN = [[0.25, 0.0], [0.25, 0.25], [0.0, 0.25]]
 TOKENS = {"q": X, "k": Y, "v": [[1.0], [2.0]]}
-SOFT = {"tau": 0.5, "power": 1, "balanced": False}
+SOFT = {"tau": 0.5, "power": 1, "sort": "soft"}
 
 #: A sound call of every public function, by keyword.
 SOUND = {
     espref.line_plan: {"u": [1.0, 2.0, 3.0], "v": [0.0, 5.0], "a": None, "b": None, "ties": "split"},
-    espref.sample_directions: {"n_directions": 4, "dim": 3, "method": "random", "seed": 0},
+    espref.sample_directions: {"n_directions": 4, "dim": 3, "method": "random", "rng": 0},
     espref.direction_weights: {"n_directions": 4, "dim": 3, "method": "random"},
     espref.sliced_plans: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "ties": "split"},
     espref.slice_costs: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "p": 2, "ties": "split"},
@@ -41,9 +41,12 @@ SOUND = {
         "prior": None,
     },
     espref.min_sliced_plan: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "p": 2, "ties": "split"},
-    espref.est_distance: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "beta": 1.0, "p": 2},
+    espref.est_distance: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "beta": 1.0, "p": 2, "ties": "split", "prior": None},
     espref.circle_plan: {"x": X, "y": Y, "a": None, "b": None, "beta": 1.0, "p": 2},
+    espref.soft_permutation: {"s": [3.0, 1.0], **SOFT},
     espref.soft_sort: {"s": [3.0, 1.0], **SOFT},
+    espref.soft_rank: {"s": [3.0, 1.0], **SOFT},
+    espref.line_cost: {"u": [1.0, 2.0, 3.0], "v": [0.0, 5.0], "a": None, "b": None, "p": 2},
     espref.rank_plan: {"a": [0.5, 0.25, 0.25], "b": [0.5, 0.5]},
     espref.soft_line_plan: {"u": [1.0, 2.0, 3.0], "v": [0.0, 5.0], "a": None, "b": None, **SOFT},
     espref.expected_soft_plan: {
@@ -54,6 +57,7 @@ SOUND = {
         "b": None,
         "beta": 1.0,
         "p": 2,
+        "prior": None,
         **SOFT,
     },
     espref.softmax_attention: TOKENS,
@@ -137,12 +141,12 @@ NEVER_NUMBERS = ("2", b"2", None, [1.0], np.array([1.0, 2.0]), 1j, np.complex128
 BETA = numbers("a number >= 0", -1, -1e-300, -math.inf, *NEVER_NUMBERS)
 TAU = numbers("a number >= 0 and finite", -1, -5e-324, math.inf, -math.inf, *NEVER_NUMBERS)
 POWER = numbers("1 (Laplace kernel) or 2 (Gauss kernel)", 0, 3, 1.5, True, "1", None, [1], math.nan, np.array([1, 2]))
-FLAG = numbers("True or False", 0, 1, None, "yes", "", [True], np.array([True, False]))
-SORT = numbers("one of soft, balanced, hard", "Soft", "", None, True, ["soft"], np.array(["soft", "hard"]))
+BAD_SORTS = ("Soft", "", None, True, ["soft"], np.array(["soft", "hard"]))
+SORT = numbers("one of soft, balanced", "hard", *BAD_SORTS)
 EXPONENT = numbers("a number >= 1 and finite", 0.5, 0, -2, math.inf, *NEVER_NUMBERS)
 REG = numbers("a number > 0 and finite", 0, -1.0, math.inf, *NEVER_NUMBERS)
 COUNT = numbers("a whole number >= 1", 0, -1, 2.0, True, "3", None, math.nan, [2], np.array([1, 2]), np.True_)
-SEED = numbers("a whole number >= 0", -1, 0.5, True, "0", [1], np.random.RandomState)
+RNG = numbers("a whole number >= 0 or a NumPy source of random numbers", -1, 0.5, True, "0", [1], np.random.RandomState)
 TIES = numbers("one of split, first", "average", "", None, 1, ["split"], np.array(["split", "first"]))
 METHOD = numbers("one of random, orthogonal, sobol, equispaced, lebedev, axes", "halton", None, 3, np.array([1, 2]))
 PLANS = [
@@ -173,7 +177,7 @@ BAD = {
     "reg": REG,
     "ties": TIES,
     "method": METHOD,
-    "seed": [case for case in SEED if case[0] is not None],
+    "rng": [case for case in RNG if case[0] is not None],
     "n_directions": COUNT,
     "dim": COUNT,
     "n_iter": COUNT,
@@ -182,7 +186,6 @@ BAD = {
     "k": POINTS,
     "tau": TAU,
     "power": POWER,
-    "balanced": FLAG,
     "sort": SORT,
 }
 #: Where a name means something else: values of attention are points, weights in rank order say themselves how many.
@@ -190,6 +193,10 @@ OTHER = {
     **{(function, "v"): POINTS for function in SOUND if "q" in SOUND[function]},
     **{
         (function, "directions"): [case for case in DIRECTIONS if case[0] is not None]
+        for function in (espref.esp_attention, espref.planfree_attention)
+    },
+    **{
+        (function, "sort"): numbers("one of soft, balanced, hard", *BAD_SORTS)
         for function in (espref.esp_attention, espref.planfree_attention)
     },
     **{(espref.rank_plan, side): [*VALUES, *[case for case in WEIGHTS if callable(case[0])]] for side in "ab"},
@@ -232,7 +239,7 @@ def test_bad_argument(function, argument: str, bad: object, message: str) -> Non
         (espref.marginal_defect, {"plan": math.nan}),
         (espref.transport_cost, {"plan": -1, "x": X, "y": Y}),
         (espref.sample_directions, {"dim": 10**400, "n_directions": 8}),
-        (espref.soft_sort, {"power": [1.0, [2.0]], "s": [1.0], "tau": 1.0}),
+        (espref.soft_permutation, {"power": [1.0, [2.0]], "s": [1.0], "tau": 1.0}),
         (espref.planfree_attention, {"sort": sparse.coo_array(PLAN), **TOKENS, "tau": 0.0, "beta": 0.0}),
     ],
 )

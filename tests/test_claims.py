@@ -13,6 +13,8 @@ import pytest
 from scipy.sparse import coo_array
 
 import espref
+from espref import _costs as costs
+from espref import _ties as tied
 from espref import attention, circle, directions, expected, lift, line, planfree, softplan, softsort, solvers
 from espref.claims import LEDGER, Problem, real_problems, run_claim, synthetic_problems
 from espref.claims.ledger import Claim, Companion
@@ -61,9 +63,9 @@ def _reversed_target(u, v, a, b, ties, match=line.match):
 
 
 def _drop_variances(matching, x, y, a, b):
-    moments = (lift._class_moments(x, a, matching.source_order, matching.source_starts)[0],
-               lift._class_moments(y, b, matching.target_order, matching.target_starts)[0])  # fmt: skip
-    return lift._paired_cost(*moments, *matching.pieces, 2)
+    offsets = [costs._class_moments(x, a, matching.source)[0], costs._class_moments(y, b, matching.target)[0]]
+    first = [side.order[side.starts] for side in (matching.source, matching.target)]
+    return costs.paired_cost(x[first[0]] + offsets[0], y[first[1]] + offsets[1], *matching.pieces, 2)
 
 
 def _all_arcs_equal(x, y, arcs=circle.arcs):
@@ -90,21 +92,21 @@ def _stopped_early(apply, d):
     return d
 
 
-def _not_renormalised(s, weights, tau, power, balanced, sort=softsort.weighted_soft_sort):
-    if balanced:
-        return sort(s, weights, tau, power, True)
+def _not_renormalised(s, weights, tau, power, sort, permutation=softsort.weighted_soft_permutation):
+    if sort == "balanced":
+        return permutation(s, weights, tau, power, sort)
     order = s.argsort(kind="stable")
     matrix = np.empty((len(s), len(s)))
     matrix[:, order] = softsort.sort_kernel(s[order], tau, power) / len(s)
     return matrix
 
 
-def _columns_left_in_order(s, weights, tau, power, balanced, sort=softsort.weighted_soft_sort):
-    return sort(s, weights, tau, power, balanced)[:, s.argsort(kind="stable")]
+def _columns_left_in_order(s, weights, tau, power, sort, permutation=softsort.weighted_soft_permutation):
+    return permutation(s, weights, tau, power, sort)[:, s.argsort(kind="stable")]
 
 
-def _softmax_of_columns(q, k, v, *, n_iter, sinkhorn=attention.sinkhorn_attention):
-    other = sinkhorn(k, q, q, n_iter=n_iter).matrix.T
+def _softmax_of_columns(q, k, v, *, softmax=attention.softmax_attention):
+    other = softmax(k, q, q).matrix.T
     return attention.Attention(other @ np.asarray(v), other)
 
 
@@ -116,7 +118,7 @@ def _sinkhorn_of_scaled(factor):
 
 
 def _columns_to_one(q, k, v, *, n_iter, sinkhorn=attention.sinkhorn_attention):
-    matrix = sinkhorn(q, k, v, n_iter=n_iter).matrix * (1 if n_iter % 2 else len(k) / len(q))
+    matrix = sinkhorn(q, k, v, n_iter=n_iter).matrix * len(k) / len(q)
     return attention.Attention(matrix @ np.asarray(v), matrix)
 
 
@@ -159,14 +161,14 @@ BREAKS: dict[str, tuple[Callable, Callable]] = {
         line.quantise,
         lambda a, b, quantise=line.quantise: quantise(np.full(len(a), 1 / len(a)), np.full(len(b), 1 / len(b))),
     ),
-    "ties never seen": (line._sort, lambda values, ties: (values.argsort(kind="stable"), np.arange(len(values)))),
+    "ties never seen": (tied.classes, lambda values, ties, classes=tied.classes: classes(values, "first")),
     "ties shared equally, not by weight": (
-        line.class_shares,
-        lambda weights, order, starts: 1 / np.repeat(s := line.class_sizes(starts, len(order)), s),
+        tied.split_ties,
+        lambda matching, a, b, split=tied.split_ties: split(matching, np.full_like(a, 1.0), np.full_like(b, 1.0)),
     ),
     "a rounding error of 1e-9 in every mass": (
-        line.to_plan,
-        lambda pieces, n, m, to_plan=line.to_plan: to_plan(pieces._replace(mass=pieces.mass * (1 + 1e-9)), n, m),
+        tied.split_ties,
+        lambda *arguments, split=tied.split_ties: (p := split(*arguments))._replace(mass=p.mass * (1 + 1e-9)),
     ),
     "Lebedev weights forgotten": (
         directions.direction_weights,
@@ -186,8 +188,8 @@ BREAKS: dict[str, tuple[Callable, Callable]] = {
         lift.project,
         lambda points, dirs, project=lift.project: project(np.abs(points), dirs),
     ),
-    "the exponent p ignored": (lift._powers, lambda d, p: np.einsum("kd,kd->k", d, d)),
-    "the spread of tied classes forgotten": (lift._tied_squared_cost, _drop_variances),
+    "the exponent p ignored": (costs.powers, lambda d, p: np.einsum("kd,kd->k", d, d)),
+    "the spread of tied classes forgotten": (costs._tied_squared_cost, _drop_variances),
     "the wrong sign of beta": (
         expected.gibbs_weights,
         lambda costs, beta, prior=None, gibbs=expected.gibbs_weights: gibbs(np.negative(costs), beta, prior),
@@ -198,7 +200,7 @@ BREAKS: dict[str, tuple[Callable, Callable]] = {
     ),
     "the plan averaged without weights": (
         expected._average,
-        lambda kept, w, a, b, average=expected._average: average(kept, np.full(len(w), 1 / len(w)), a, b),
+        lambda matchings, w, a, b, average=expected._average: average(matchings, np.full(len(w), 1 / len(w)), a, b),
     ),
     "the dearest slice for the cheapest": (
         expected.min_sliced_plan,
@@ -230,18 +232,18 @@ SOFT_BREAKS: dict[str, tuple[Callable, Callable]] = {
     "the other kernel": (softsort.sort_kernel, _wrong_exponent),
     "tau twice too small": (softsort.sort_kernel, _half_tau),
     "P transposed": (
-        softsort.weighted_soft_sort,
-        lambda *arguments, sort=softsort.weighted_soft_sort: sort(*arguments).T,
+        softsort.weighted_soft_permutation,
+        lambda *arguments, sort=softsort.weighted_soft_permutation: sort(*arguments).T,
     ),
-    "rows not renormalised": (softsort.weighted_soft_sort, _not_renormalised),
-    "columns left in sorted order": (softsort.weighted_soft_sort, _columns_left_in_order),
+    "rows not renormalised": (softsort.weighted_soft_permutation, _not_renormalised),
+    "columns left in sorted order": (softsort.weighted_soft_permutation, _columns_left_in_order),
     "sorted downwards": (
-        softsort.weighted_soft_sort,
-        lambda *arguments, sort=softsort.weighted_soft_sort: sort(*arguments)[::-1],
+        softsort.weighted_soft_permutation,
+        lambda *arguments, sort=softsort.weighted_soft_permutation: sort(*arguments)[::-1],
     ),
     "the weights forgotten by the sort": (
-        softsort.weighted_soft_sort,
-        lambda s, a, *rest, sort=softsort.weighted_soft_sort: sort(s, np.ones(len(s)), *rest),
+        softsort.weighted_soft_permutation,
+        lambda s, a, *rest, sort=softsort.weighted_soft_permutation: sort(s, np.ones(len(s)), *rest),
     ),
     "balanced scaling stopped early": (softsort.fixed_point, _stopped_early),
     "balanced scaling stopped at 1e-8": (
@@ -249,24 +251,24 @@ SOFT_BREAKS: dict[str, tuple[Callable, Callable]] = {
         lambda apply, d, solve=softsort.fixed_point: solve(apply, d) * (1 + 1e-8 * np.arange(len(d)) / len(d)),
     ),
     "one target sort for both sides": (
-        softplan._soft_plan,
-        lambda u, v, a, b, *rest, plan=softplan._soft_plan: (
+        softplan.soft_plan,
+        lambda u, v, a, b, *rest, plan=softplan.soft_plan: (
             plan(u, u, a, a, *rest) if len(u) == len(v) else plan(u, v, a, b, *rest)
         ),
     ),
     "ranks coupled downwards": (
-        softplan._rank_plan,
-        lambda a, b, ranks=softplan._rank_plan: coo_array(ranks(a, b[::-1]).toarray()[:, ::-1]),
+        line.rank_plan,
+        lambda a, b, ranks=line.rank_plan: coo_array(ranks(a, b[::-1]).toarray()[:, ::-1]),
     ),
-    "ranks coupled by interpolation": (softplan._rank_plan, _interpolated_ranks),
+    "ranks coupled by interpolation": (line.rank_plan, _interpolated_ranks),
     "the plan transposed": (
-        softplan._soft_plan,
-        lambda u, v, a, b, *rest, plan=softplan._soft_plan: (
+        softplan.soft_plan,
+        lambda u, v, a, b, *rest, plan=softplan.soft_plan: (
             plan(v, u, b, a, *rest).T if len(u) != len(v) else plan(u, v, a, b, *rest).T
         ),
     ),
     "costs summed over a plan of mass n": (softplan.expected_soft_plan, _summed_costs),
-    "softmax over queries": (attention.sinkhorn_attention, _softmax_of_columns),
+    "softmax over queries": (attention.softmax_attention, _softmax_of_columns),
     "logits not divided by sqrt d": (attention.sinkhorn_attention, _sinkhorn_of_scaled(np.sqrt)),
     "logits divided by d": (attention.sinkhorn_attention, _sinkhorn_of_scaled(lambda d: d**-0.5)),
     "columns normalised to 1, not n / m": (attention.sinkhorn_attention, _columns_to_one),
@@ -288,8 +290,8 @@ SOFT_BREAKS: dict[str, tuple[Callable, Callable]] = {
     ),
     "column sums taken for 1 in the cost": (planfree._squared_cost, _without_column_sums),
     "rank to rank, the nearest, when n != m": (
-        planfree.uniform_rank_plan,
-        lambda n, m: planfree.RankPlan(np.arange(n), np.arange(n) * m // n, np.full(n, 1 / n)),
+        line.rank_plan,
+        lambda a, b: coo_array((a, (np.arange(n := len(a)), np.arange(n) * len(b) // n)), shape=(n, len(b))),
     ),
 }
 

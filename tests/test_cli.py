@@ -12,7 +12,8 @@ import pytest
 from scipy import sparse
 
 import espref
-from espref import cli, expected_sliced_plan, sample_directions, transport_cost
+from espref import expected_sliced_plan, sample_directions, transport_cost
+from espref.app import cli
 from espref.claims import LEDGER, circle, real_problems
 from espref.claims import expected as expected_claims
 
@@ -188,7 +189,7 @@ def test_plan_is_the_expected_plan(capsys, clouds):
     code, out, err = run(capsys, *words, "--source-weights", "w.csv", "--png", "out.png")
     assert (code, err) == (0, "")
     a = (np.arange(12) / 11) / (np.arange(12) / 11).sum()
-    result = expected_sliced_plan(x, y, sample_directions(16, 2, seed=3), a, beta=0.5)
+    result = expected_sliced_plan(x, y, sample_directions(16, 2, rng=3), a, beta=0.5)
     saved = sparse.load_npz("out.npz")
     assert abs(saved - result.plan).max() == 0
     costs = {row[:22].strip(): float(row[22:36]) for row in out.splitlines()[1:]}
@@ -252,7 +253,7 @@ def test_bench_writes_its_rows(capsys, tmp_path, monkeypatch):
 def test_interrupt(tmp_path):
     """Ctrl-C ends a run with exit code 130 and one line; no file, half or whole, is left."""
     code = (
-        "import os, signal, sys, threading; from espref.cli import main\n"
+        "import os, signal, sys, threading; from espref.app.cli import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it\n"
         f"threading.Timer(1, os.kill, (os.getpid(), {int(signal.SIGINT)})).start()\n"
         f"sys.exit(main(['verify', '--seeds', '500', '--json', {str(tmp_path / 'v.json')!r}]))"

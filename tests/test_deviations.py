@@ -16,7 +16,7 @@ from espref import (
     marginal_defect,
     planfree_attention,
     slice_costs,
-    soft_sort,
+    soft_permutation,
     transport_cost,
 )
 from espref.deviations import DEVIATIONS, deviation_table, released_settings
@@ -83,8 +83,8 @@ def test_kernel_and_scaling() -> None:
     """Scaling by d^(-1/2) before a Gauss kernel at t is the Gauss kernel at d t; the Laplace kernel is another."""
     q, _ = tokens()
     scaled = gauss_sort(q[:, 0] / np.sqrt(D), 1e-3)
-    np.testing.assert_allclose(soft_sort(q[:, 0], D * 1e-3, power=2), scaled, rtol=0, atol=1e-14)
-    assert np.abs(soft_sort(q[:, 0], D * 1e-3, power=1) - scaled).max() > 0.01
+    np.testing.assert_allclose(soft_permutation(q[:, 0], D * 1e-3, power=2), scaled, rtol=0, atol=1e-14)
+    assert np.abs(soft_permutation(q[:, 0], D * 1e-3, power=1) - scaled).max() > 0.01
 
 
 def test_doubly_stochastic() -> None:

@@ -25,7 +25,7 @@ SEEDED = ("random", "orthogonal", "sobol")
 def test_unit_rows(method: str) -> None:
     """Every method returns (L, d) unit rows, and weights of sum 1."""
     n, dim = SIZES[method]
-    rows = sample_directions(n, dim, method=method, seed=1)
+    rows = sample_directions(n, dim, method=method, rng=1)
     assert rows.shape == (n, dim) and rows.dtype == np.float64
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=0, atol=1e-15)
     weights = direction_weights(n, dim, method=method)
@@ -34,17 +34,19 @@ def test_unit_rows(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", SEEDED)
-@given(n=st.integers(1, 70), dim=st.integers(1, 9), seed=st.integers(0, 2**62))
+@given(n=st.integers(1, 70), dim=st.integers(1, 9), seed=st.integers(0, 2**62) | st.integers(2**120, 2**121))
 def test_seeds(method: str, n: int, dim: int, seed: int) -> None:
-    """Same seed, same bits, whether an int or a Generator; a Generator moves on; no row is repeated or undefined."""
-    first = sample_directions(n, dim, method=method, seed=seed)
-    rng = np.random.default_rng(seed)
-    np.testing.assert_array_equal(first, sample_directions(n, dim, method=method, seed=np.int64(seed)))
-    np.testing.assert_array_equal(first, sample_directions(n, dim, method=method, seed=rng))
+    """Same seed, same bits, in every form SPEC 7 names; a Generator moves on; no row is repeated or undefined."""
+    first = sample_directions(n, dim, method=method, rng=seed)
+    rng, sequence = np.random.default_rng(seed), np.random.SeedSequence(seed)
+    np.testing.assert_array_equal(first, sample_directions(n, dim, method=method, rng=sequence))
+    np.testing.assert_array_equal(first, sample_directions(n, dim, method=method, rng=np.random.PCG64(seed)))
+    np.testing.assert_array_equal(first, sample_directions(n, dim, method=method, rng=np.int64(seed) if seed < 2**63 else seed))
+    np.testing.assert_array_equal(first, sample_directions(n, dim, method=method, rng=rng))
     assert np.isfinite(first).all()
     if dim > 1:
-        assert not np.array_equal(first, sample_directions(n, dim, method=method, seed=rng))
-        assert not np.array_equal(first, sample_directions(n, dim, method=method, seed=seed + 1))
+        assert not np.array_equal(first, sample_directions(n, dim, method=method, rng=rng))
+        assert not np.array_equal(first, sample_directions(n, dim, method=method, rng=seed + 1))
         assert len(np.unique(first, axis=0)) == n
 
 
@@ -59,25 +61,25 @@ def test_no_seed_is_fresh(method: str) -> None:
 @pytest.mark.parametrize("method", SEEDED)
 def test_uniform_on_the_sphere(method: str) -> None:
     """Archimedes: on the sphere of R^3 every coordinate is uniform on [-1, 1]; in the plane every angle is."""
-    rows = sample_directions(4096, 3, method=method, seed=0)
+    rows = sample_directions(4096, 3, method=method, rng=0)
     for k in range(3):
         assert stats.kstest(rows[:, k], stats.uniform(-1, 2).cdf).pvalue > 1e-3
     np.testing.assert_allclose(rows.T @ rows / 4096, np.eye(3) / 3, rtol=0, atol=0.02)
-    rows = sample_directions(4096, 2, method=method, seed=0)
+    rows = sample_directions(4096, 2, method=method, rng=0)
     assert stats.kstest(np.arctan2(rows[:, 1], rows[:, 0]), stats.uniform(-np.pi, 2 * np.pi).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_orthogonal_blocks(dim: int) -> None:
     """Each block of d rows is an orthogonal matrix, the last one cut short."""
-    rows = sample_directions(3 * dim + 1, dim, method="orthogonal", seed=0)
+    rows = sample_directions(3 * dim + 1, dim, method="orthogonal", rng=0)
     for block in np.split(rows[: 3 * dim], 3):
         np.testing.assert_allclose(block @ block.T, np.eye(dim), rtol=0, atol=1e-14)
 
 
 def test_orthogonal_is_haar() -> None:
     """Haar: both determinants, and both signs on the diagonal, come up equally often (bare QR fixes signs)."""
-    blocks = sample_directions(3 * 2000, 3, method="orthogonal", seed=0).reshape(2000, 3, 3)
+    blocks = sample_directions(3 * 2000, 3, method="orthogonal", rng=0).reshape(2000, 3, 3)
     assert abs(np.linalg.det(blocks).mean()) < 0.1
     assert np.abs(np.sign(np.diagonal(blocks, axis1=1, axis2=2)).mean(axis=0)).max() < 0.1
 
@@ -88,7 +90,7 @@ def test_sobol_is_more_even() -> None:
     def error(method: str) -> float:
         moments = [
             np.abs(rows.T @ rows / len(rows) - np.eye(3) / 3).max()
-            for rows in (sample_directions(256, 3, method=method, seed=seed) for seed in range(10))
+            for rows in (sample_directions(256, 3, method=method, rng=seed) for seed in range(10))
         ]
         return float(np.mean(moments))
 
@@ -145,7 +147,7 @@ def test_equispaced_directions_approach_the_circle() -> None:
     exact = circle_plan(x, y).plan.toarray()
 
     def error(method: str) -> float:
-        directions = sample_directions(2000, 2, method=method, seed=0)
+        directions = sample_directions(2000, 2, method=method, rng=0)
         return float(np.abs(expected_sliced_plan(x, y, directions).plan.toarray() - exact).max())
 
     assert error("equispaced") < 2000**-1 < error("random")
@@ -157,7 +159,7 @@ def test_sobol_cells_at_the_border(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(
             stats.qmc.Sobol, "random_base2", lambda self, bits, value=value: np.full((4, self.d), value)
         )
-        rows = sample_directions(4, 3, method="sobol", seed=0)
+        rows = sample_directions(4, 3, method="sobol", rng=0)
         np.testing.assert_allclose(rows, np.sign(value - 0.5) / np.sqrt(3), rtol=1e-12)
 
 

@@ -264,7 +264,7 @@ def test_extreme_scales(scale: float) -> None:
     """Scaling both clouds by s scales EST by s, and beta / s^p leaves the plan."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((8, 3)), rng.standard_normal((6, 3))
-    directions = sample_directions(5, 3, seed=0)
+    directions = sample_directions(5, 3, rng=0)
     for p in (1, 2):
         far = est_distance(x * scale, y * scale, directions, beta=0.7 / scale**p, p=p)
         assert far == pytest.approx(scale * est_distance(x, y, directions, beta=0.7, p=p), rel=1e-12)

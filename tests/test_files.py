@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from espref.files import FileError, atomic, check_writable, read_points, read_weights
+from espref._output import FileError, atomic, check_writable
+from espref.app.files import read_points, read_weights
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 

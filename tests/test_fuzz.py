@@ -119,16 +119,15 @@ def calls(draw: st.DrawFn) -> tuple[Callable, dict[str, Any]]:
         "beta": draw(st.sampled_from([0.0, 1e-300, 0.5, 1e6, 1e300, float("inf")])),
         "p": draw(st.sampled_from([1, 1.5, 2, 3])),
         "power": draw(st.sampled_from([1, 2])),
-        "balanced": draw(st.booleans()),
         "sort": draw(st.sampled_from(["soft", "balanced", "hard"])),
         "ties": draw(st.sampled_from(["split", "first"])),
         "n_iter": draw(st.integers(1, 30)),
         "n_directions": draw(st.integers(1, 12)),
         "dim": draw(st.integers(1, 5)),
         "method": draw(st.sampled_from(["random", "orthogonal", "sobol", "equispaced", "lebedev", "axes"])),
-        "seed": draw(st.integers(0, 5)),
+        "rng": draw(st.integers(0, 5)),
     }
-    if function is espref.soft_line_plan or function is espref.line_plan:
+    if function in (espref.soft_line_plan, espref.line_plan, espref.line_cost):
         pool["v"] = t
     if function is espref.rank_plan:
         pool |= {name: np.full(3, 1 / 3) if pool[name] is None else pool[name] for name in "ab"}
@@ -157,8 +156,11 @@ FUNCTIONS = [
     espref.min_sliced_plan,
     espref.est_distance,
     espref.circle_plan,
-    espref.soft_sort,
+    espref.line_cost,
     espref.rank_plan,
+    espref.soft_permutation,
+    espref.soft_sort,
+    espref.soft_rank,
     espref.soft_line_plan,
     espref.expected_soft_plan,
     espref.softmax_attention,
@@ -192,7 +194,7 @@ def check(function: Callable, result: Any) -> None:
         assert dense(plan).min() >= 0 and abs(dense(plan).sum() - 1) < 1e-9
     if hasattr(result, "weights"):
         assert result.weights.min() >= 0 and abs(result.weights.sum() - 1) < 1e-9
-    if function is espref.soft_sort:
+    if function is espref.soft_permutation:
         assert np.allclose(result.sum(axis=1), 1, rtol=0, atol=1e-9)
     if hasattr(result, "matrix"):
         assert result.matrix.min() >= 0 and abs(result.matrix.sum() / len(result.matrix) - 1) < 1e-9

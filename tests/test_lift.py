@@ -96,7 +96,7 @@ def test_no_plan_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("a plan was built")
 
-    for module, name in ((lift, "to_plan"), (lift, "split_ties"), (line, "to_plan"), (line, "split_ties")):
+    for module, name in ((lift, "coo_array"), (lift, "split_ties"), (line, "coo_array"), (line, "split_ties")):
         monkeypatch.setattr(module, name, fail)
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 3, (40, 2)), rng.integers(0, 3, (30, 2))
@@ -316,7 +316,7 @@ def test_chunks_do_not_matter(p: float, monkeypatch: pytest.MonkeyPatch) -> None
         a = rng.dirichlet(np.ones(9))
         whole = slice_costs(x, y, np.eye(2), a, p=p)
         with monkeypatch.context() as patch:
-            patch.setattr("espref.lift._CHUNK", 1)
+            patch.setattr("espref._costs.CHUNK", 1)
             np.testing.assert_allclose(slice_costs(x, y, np.eye(2), a, p=p), whole, rtol=1e-14)
 
 

@@ -15,7 +15,8 @@ from scipy.optimize import linear_sum_assignment
 from strategies import Problem, line_problems
 
 from espref import line_plan
-from espref.line import MAX_ENTRIES, QUANTA, monotone_pieces
+from espref._ties import MAX_ENTRIES
+from espref.line import QUANTA, monotone_pieces
 
 
 def marginals(plan):

@@ -115,7 +115,7 @@ def test_interrupt(words: tuple[str, ...], tmp_path: Path) -> None:
     """Ctrl-C: exit code 130, one line, and every file that is there is whole."""
     (tmp_path / "out").mkdir()
     code = (
-        "import os, signal, sys, threading, time\nfrom pathlib import Path\nfrom espref.cli import main\n"
+        "import os, signal, sys, threading, time\nfrom pathlib import Path\nfrom espref.app.cli import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it\n"
         "def later():\n"
         f"    while {words[0] == 'train'} and not list(Path('out').rglob('checkpoint.pt')): time.sleep(0.1)\n"

@@ -27,7 +27,7 @@ def test_examples_run_as_printed():
 
 def test_commands_exist():
     """Every make target named is one, every espref command and option named is understood."""
-    cli = pytest.importorskip("espref.cli")
+    cli = pytest.importorskip("espref.app.cli")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^make (\w+)", README, flags=re.M)
     assert {"verify", "test"} <= set(targets)

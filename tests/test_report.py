@@ -17,7 +17,8 @@ from espref.claims.ledger import Outcome
 pytest.importorskip("rich")
 from rich.console import Console
 
-from espref import page, plot, report
+from espref import plot
+from espref.app import page, report
 
 PROBLEMS = [*synthetic_problems(0)[:3], *real_problems(0)]
 NAMES = ("line.few-entries", "expected.ties-break-the-identity", "expected.marginals", "circle.rotation")
@@ -146,7 +147,7 @@ def test_missing_extras_say_how_to_mend(monkeypatch, module, missing):
     monkeypatch.setitem(__import__("sys").modules, f"{missing}.style", None)
     with pytest.raises(ImportError, match=re.escape("pip install 'espref[verify]'")):
         if module == "report":
-            source = importlib.util.find_spec("espref.report")
+            source = importlib.util.find_spec("espref.app.report")
             source.loader.exec_module(importlib.util.module_from_spec(source))
         else:
             plot.new_figure()

@@ -17,10 +17,10 @@ from espref import (
     rank_plan,
     sliced_plans,
     soft_line_plan,
-    soft_sort,
+    soft_permutation,
 )
 
-KINDS = pytest.mark.parametrize(("power", "balanced"), [(1, False), (2, False), (1, True), (2, True)])
+KINDS = pytest.mark.parametrize(("power", "sort"), [(1, "soft"), (2, "soft"), (1, "balanced"), (2, "balanced")])
 
 
 def filled(a: np.ndarray | None, n: int) -> np.ndarray:
@@ -39,71 +39,71 @@ def test_rank_plan(problem: Problem) -> None:
 
 @KINDS
 @given(u=scores(5), v=scores(5), tau=st.sampled_from(TAUS), data=st.data())
-def test_definition(power: int, balanced: bool, u, v, tau: float, data: st.DataObject) -> None:
+def test_definition(power: int, sort: str, u, v, tau: float, data: st.DataObject) -> None:
     """G = P^T A Q, every factor by its definition in 50 digits; zero weights, ties and n != m included."""
     a, b = data.draw(weights(len(u))), data.draw(weights(len(v)))
-    expected = oracles.floats(oracles.soft_line_plan(u, v, tau, a, b, power, balanced))
-    got = soft_line_plan(u, v, tau, a, b, power=power, balanced=balanced)
+    expected = oracles.floats(oracles.soft_line_plan(u, v, tau, a, b, power, sort))
+    got = soft_line_plan(u, v, tau, a, b, power=power, sort=sort)
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 
 
 @KINDS
 @given(u=scores(30), v=scores(30), tau=st.sampled_from(TAUS), data=st.data())
-def test_marginals(power: int, balanced: bool, u, v, tau: float, data: st.DataObject) -> None:
+def test_marginals(power: int, sort: str, u, v, tau: float, data: st.DataObject) -> None:
     """G >= 0 of mass 1; balanced, G 1 = a and G^T 1 = b at every tau. No NaN, no warning."""
     a, b = data.draw(weights(len(u))), data.draw(weights(len(v)))
-    plan = soft_line_plan(u, v, tau, a, b, power=power, balanced=balanced)
+    plan = soft_line_plan(u, v, tau, a, b, power=power, sort=sort)
     assert plan.min() >= 0 and plan.sum() == pytest.approx(1, abs=1e-12)
-    if balanced:
+    if sort == "balanced":
         np.testing.assert_allclose(plan.sum(axis=1), filled(a, len(u)), rtol=1e-12, atol=1e-18)
         np.testing.assert_allclose(plan.sum(axis=0), filled(b, len(v)), rtol=1e-12, atol=1e-18)
 
 
 @KINDS
 @given(u=scores(12), v=scores(12), data=st.data())
-def test_hard_limit(power: int, balanced: bool, u, v, data: st.DataObject) -> None:
+def test_hard_limit(power: int, sort: str, u, v, data: st.DataObject) -> None:
     """At tau = 0, and on whole numbers at any small tau, G is the tie-splitting plan of the line."""
     a, b = data.draw(weights(len(u))), data.draw(weights(len(v)))
     exact = line_plan(u, v, a, b).toarray()
     whole = [np.unique(side, return_inverse=True)[1] for side in (u, v)]
-    np.testing.assert_allclose(soft_line_plan(u, v, 0, a, b, power=power, balanced=balanced), exact, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(soft_line_plan(u, v, 0, a, b, power=power, sort=sort), exact, rtol=0, atol=1e-12)
     for tau in (5e-324, 1e-100, 1e-3):
-        soft = soft_line_plan(*whole, tau, a, b, power=power, balanced=balanced)
+        soft = soft_line_plan(*whole, tau, a, b, power=power, sort=sort)
         np.testing.assert_allclose(soft, exact, rtol=0, atol=1e-12)
 
 
 @KINDS
 @pytest.mark.parametrize("weighted", [False, True])
-def test_approach_on_gridded_data(power: int, balanced: bool, weighted: bool) -> None:
+def test_approach_on_gridded_data(power: int, sort: str, weighted: bool) -> None:
     """On a grid of step 1 the plans of axis slices come near the tie-splitting ones at the rate exp(-1 / tau)."""
     rng = np.random.default_rng(7)
     x, y = rng.integers(0, 4, (12, 2)), rng.integers(0, 4, (15, 2))
     a, b = (rng.dirichlet(np.ones(12)), rng.dirichlet(np.ones(15))) if weighted else (None, None)
     for axis, exact in enumerate(sliced_plans(x, y, np.eye(2), a, b, ties="split")):
         for tau in (0.2, 0.1, 0.05, 0.03):
-            soft = soft_line_plan(x[:, axis], y[:, axis], tau, a, b, power=power, balanced=balanced)
+            soft = soft_line_plan(x[:, axis], y[:, axis], tau, a, b, power=power, sort=sort)
             assert 0 < abs(soft - exact.toarray()).max() < 20 * np.exp(-1 / tau)
 
 
 @KINDS
 @given(problem=line_problems())
-def test_flat_limit(power: int, balanced: bool, problem: Problem) -> None:
+def test_flat_limit(power: int, sort: str, problem: Problem) -> None:
     """tau -> infinity forgets the scores: G = a b^T."""
     u, v = (np.sign(part[:, 0]) for part in problem[:2])
-    plan = soft_line_plan(u, v, 1e300, problem.a, problem.b, power=power, balanced=balanced)
+    plan = soft_line_plan(u, v, 1e300, problem.a, problem.b, power=power, sort=sort)
     expected = np.outer(filled(problem.a, len(u)), filled(problem.b, len(v)))
     np.testing.assert_allclose(plan, expected, rtol=0, atol=1e-13)
 
 
 @KINDS
 @given(problem=line_problems(), tau=st.sampled_from(TAUS), seed=st.integers(0, 999))
-def test_symmetries(power: int, balanced: bool, problem: Problem, tau: float, seed: int) -> None:
+def test_symmetries(power: int, sort: str, problem: Problem, tau: float, seed: int) -> None:
     """Swapping the clouds transposes G, turning both round leaves it, renumbering points renumbers it."""
     u, v = problem.x[:, 0], problem.y[:, 0]
     a, b = filled(problem.a, len(u)), filled(problem.b, len(v))
 
     def plan(*arguments) -> np.ndarray:
-        return soft_line_plan(*arguments, power=power, balanced=balanced)
+        return soft_line_plan(*arguments, power=power, sort=sort)
 
     plain, rng = plan(u, v, tau, a, b), np.random.default_rng(seed)
     i, j = rng.permutation(len(u)), rng.permutation(len(v))
@@ -114,34 +114,34 @@ def test_symmetries(power: int, balanced: bool, problem: Problem, tau: float, se
 
 @KINDS
 @given(problem=line_problems(), tau=st.sampled_from(TAUS))
-def test_points_without_weight(power: int, balanced: bool, problem: Problem, tau: float) -> None:
+def test_points_without_weight(power: int, sort: str, problem: Problem, tau: float) -> None:
     """A point of weight 0, or below a quantum, takes no part: the others couple as if it were not there."""
     u, v = problem.x[:, 0], problem.y[:, 0]
-    plain = soft_line_plan(u, v, tau, problem.a, problem.b, power=power, balanced=balanced)
+    plain = soft_line_plan(u, v, tau, problem.a, problem.b, power=power, sort=sort)
     for light in (0.0, 5e-324, 1e-310, 1e-25):
         a = np.append(filled(problem.a, len(u)), light)
         for far in (u[0], 1e150):
-            more = soft_line_plan(np.append(u, far), v, tau, a, problem.b, power=power, balanced=balanced)
+            more = soft_line_plan(np.append(u, far), v, tau, a, problem.b, power=power, sort=sort)
             np.testing.assert_allclose(more[:-1], plain, rtol=0, atol=1e-12)
             assert more[-1].max() < 1e-24
 
 
 @KINDS
 @pytest.mark.parametrize("tau", [0.0, 0.05, 0.7, 30.0])
-def test_splitting_a_point_splits_its_mass(power: int, balanced: bool, tau: float) -> None:
+def test_splitting_a_point_splits_its_mass(power: int, sort: str, tau: float) -> None:
     """A point of weight w, written as two of weights w/4 and 3w/4, couples in these parts: G sees measures."""
     u, v, a, b = [0.3, 2.0, 1.0], [5.0, 4.0], [0.25, 0.25, 0.5], [0.375, 0.625]
-    whole = soft_line_plan(u, v, tau, a, b, power=power, balanced=balanced)
-    parts = soft_line_plan([*u, 1.0], v, tau, [0.25, 0.25, 0.125, 0.375], b, power=power, balanced=balanced)
+    whole = soft_line_plan(u, v, tau, a, b, power=power, sort=sort)
+    parts = soft_line_plan([*u, 1.0], v, tau, [0.25, 0.25, 0.125, 0.375], b, power=power, sort=sort)
     np.testing.assert_allclose(parts, whole[[0, 1, 2, 2]] * np.array([1, 1, 0.25, 0.75])[:, None], rtol=0, atol=1e-14)
 
 
 @KINDS
-def test_square_uniform(power: int, balanced: bool) -> None:
+def test_square_uniform(power: int, sort: str) -> None:
     """n = m, uniform: n G = P^T Q, and its marginals are the column sums of P and of Q."""
     u, v = np.random.default_rng(1).standard_normal((2, 30))
-    p, q = (soft_sort(s, 0.2, power=power, balanced=balanced) for s in (u, v))
-    plan = soft_line_plan(u, v, 0.2, power=power, balanced=balanced)
+    p, q = (soft_permutation(s, 0.2, power=power, sort=sort) for s in (u, v))
+    plan = soft_line_plan(u, v, 0.2, power=power, sort=sort)
     np.testing.assert_allclose(30 * plan, p.T @ q, rtol=0, atol=1e-14)
     np.testing.assert_allclose(30 * plan.sum(axis=1), p.sum(axis=0), rtol=0, atol=1e-13)
     np.testing.assert_allclose(30 * plan.sum(axis=0), q.sum(axis=0), rtol=0, atol=1e-13)
@@ -149,8 +149,8 @@ def test_square_uniform(power: int, balanced: bool) -> None:
 
 def test_known_plan() -> None:
     """Two points a side, e = exp(-gap / tau): G = [[1 + e f, e + f], [e + f, 1 + e f]] / (2 (1 + e) (1 + f))."""
-    for balanced in (False, True):
-        plan = soft_line_plan([0, 1], [10, 13], 2.0, balanced=balanced)
+    for sort in ("soft", "balanced"):
+        plan = soft_line_plan([0, 1], [10, 13], 2.0, sort=sort)
         e, f = np.exp(-0.5), np.exp(-1.5)
         expected = np.array([[1 + e * f, e + f], [e + f, 1 + e * f]]) / (2 * (1 + e) * (1 + f))
         np.testing.assert_allclose(plan, expected, rtol=1e-13)
@@ -159,13 +159,13 @@ def test_known_plan() -> None:
 @KINDS
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3])
 @given(problem=problems(scales=(1.0, 3.7)), tau=st.sampled_from([0.0, 0.03, 0.5, 20.0]), beta=st.floats(0, 3))
-def test_expected_plan(power: int, balanced: bool, p: float, problem: Problem, tau: float, beta: float) -> None:
+def test_expected_plan(power: int, sort: str, p: float, problem: Problem, tau: float, beta: float) -> None:
     """G = sum_l w_l G_l, w = softmax(-beta c), c_l = sum_ij |x_i - y_j|^p G_l,ij, loop by loop; cost = <C, G>."""
     x, y, a, b, directions = problem
-    got = expected_soft_plan(x, y, directions, tau, a, b, beta=beta, p=p, power=power, balanced=balanced)
+    got = expected_soft_plan(x, y, directions, tau, a, b, beta=beta, p=p, power=power, sort=sort)
     scored = [[[sum(c * t for c, t in zip(z, theta, strict=True)) for z in cloud] for cloud in (x, y)]
               for theta in directions]  # fmt: skip
-    plans = [soft_line_plan(u, v, tau, a, b, power=power, balanced=balanced) for u, v in scored]
+    plans = [soft_line_plan(u, v, tau, a, b, power=power, sort=sort) for u, v in scored]
     costs = [oracles.cost(plan, x, y, p) for plan in plans]
     if tau > 0 or len(directions) <= x.shape[1]:  # at tau = 0 in general directions a rounding decides what ties
         np.testing.assert_allclose(got.costs, costs, rtol=1e-9, atol=1e-12)
@@ -183,9 +183,9 @@ def test_expected_hard_limit(problem: Problem, beta: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = problem.x[rng.integers(0, len(problem.x), 2 * len(problem.x))]  # duplicates, wherever they stand
     beta /= max(np.abs(x).max(), np.abs(problem.y).max(), 1e-100) ** 2
-    for balanced in (False, True):
+    for sort in ("soft", "balanced"):
         soft = expected_soft_plan(
-            x, problem.y, problem.directions, 0, None, problem.b, beta=beta, power=2, balanced=balanced
+            x, problem.y, problem.directions, 0, None, problem.b, beta=beta, power=2, sort=sort
         )
         exact = expected_sliced_plan(x, problem.y, problem.directions, None, problem.b, beta=beta)
         np.testing.assert_allclose(soft.plan, exact.plan.toarray(), rtol=0, atol=1e-11)
@@ -219,9 +219,9 @@ def test_defaults() -> None:
     """The soft sort and the mean over slices, unless something else is asked for."""
     rng = np.random.default_rng(4)
     x, y, directions = rng.standard_normal((6, 2)), rng.standard_normal((5, 2)), rng.standard_normal((3, 2))
-    soft = soft_line_plan(x[:, 0], y[:, 0], 0.3, balanced=False)
+    soft = soft_line_plan(x[:, 0], y[:, 0], 0.3, sort="soft")
     np.testing.assert_array_equal(soft_line_plan(x[:, 0], y[:, 0], 0.3), soft)
-    mean = expected_soft_plan(x, y, directions, 0.3, beta=0, balanced=False)
+    mean = expected_soft_plan(x, y, directions, 0.3, beta=0, sort="soft")
     np.testing.assert_array_equal(expected_soft_plan(x, y, directions, 0.3).plan, mean.plan)
 
 
@@ -233,13 +233,13 @@ def test_forms_of_input() -> None:
     kept = [array.copy() for array in (x, y, directions, a, b)]
     for array in (x, y, directions, a, b):
         array.flags.writeable = False
-    for balanced in (False, True):
-        expected = expected_soft_plan(x, y, directions, 1, a, b, beta=1, balanced=balanced)
-        line = soft_line_plan(x[:, 0], y[:, 0], 1, a, b, balanced=balanced)
+    for sort in ("soft", "balanced"):
+        expected = expected_soft_plan(x, y, directions, 1, a, b, beta=1, sort=sort)
+        line = soft_line_plan(x[:, 0], y[:, 0], 1, a, b, sort=sort)
         for left in (x.tolist(), x.astype(np.float32), np.asfortranarray(x, float), np.repeat(x, 2, 0)[::2]):
-            got = expected_soft_plan(left, y.tolist(), directions.tolist(), 1, tuple(a), b, beta=1, balanced=balanced)
+            got = expected_soft_plan(left, y.tolist(), directions.tolist(), 1, tuple(a), b, beta=1, sort=sort)
             np.testing.assert_array_equal(got.plan, expected.plan)
             column = np.asarray(left)[:, 0]
-            np.testing.assert_array_equal(soft_line_plan(column, y[:, 0], 1, a, b, balanced=balanced), line)
+            np.testing.assert_array_equal(soft_line_plan(column, y[:, 0], 1, a, b, sort=sort), line)
     for array, copy in zip((x, y, directions, a, b), kept, strict=True):
         np.testing.assert_array_equal(array, copy)

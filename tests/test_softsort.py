@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import TAUS, scores, weights
 
-from espref import soft_sort, softsort
-from espref.softsort import balance, fixed_point, sort_kernel, weighted_soft_sort
+from espref import soft_permutation, softsort
+from espref.softsort import balance, fixed_point, sort_kernel, weighted_soft_permutation
 
-KINDS = pytest.mark.parametrize(("power", "balanced"), [(1, False), (2, False), (1, True), (2, True)])
+KINDS = pytest.mark.parametrize(("power", "sort"), [(1, "soft"), (2, "soft"), (1, "balanced"), (2, "balanced")])
 
 
 def positive(a: np.ndarray | None, n: int) -> np.ndarray:
@@ -32,79 +32,79 @@ def hard(s: np.ndarray, a: np.ndarray) -> np.ndarray:
 
 @KINDS
 @given(s=scores(6), tau=st.sampled_from(TAUS), data=st.data())
-def test_definition(power: int, balanced: bool, s: np.ndarray, tau: float, data: st.DataObject) -> None:
+def test_definition(power: int, sort: str, s: np.ndarray, tau: float, data: st.DataObject) -> None:
     """P_ij = K_ij a_j / sum_k K_ik a_k, or d_i K_ij a_j d_j with d_i sum_j K_ij a_j d_j = 1, to 50 digits."""
     a = positive(data.draw(weights(len(s))), len(s))
-    expected = oracles.floats(oracles.soft_sort(s, tau, power, balanced, a))
-    np.testing.assert_allclose(weighted_soft_sort(s, a, tau, power, balanced), expected, rtol=0, atol=1e-12)
-    expected = oracles.floats(oracles.soft_sort(s, tau, power, balanced))
-    np.testing.assert_allclose(soft_sort(s, tau, power=power, balanced=balanced), expected, rtol=0, atol=5e-13)
+    expected = oracles.floats(oracles.soft_permutation(s, tau, power, sort, a))
+    np.testing.assert_allclose(weighted_soft_permutation(s, a, tau, power, sort), expected, rtol=0, atol=1e-12)
+    expected = oracles.floats(oracles.soft_permutation(s, tau, power, sort))
+    np.testing.assert_allclose(soft_permutation(s, tau, power=power, sort=sort), expected, rtol=0, atol=5e-13)
 
 
 @KINDS
 @given(s=scores(5), exponent=st.floats(-3, 3))
-def test_small_entries_are_right_too(power: int, balanced: bool, s: np.ndarray, exponent: float) -> None:
+def test_small_entries_are_right_too(power: int, sort: str, s: np.ndarray, exponent: float) -> None:
     """Far from the diagonal P is small, and relatively right: its exponent is, to a rounding or two."""
     spread = np.ptp(np.asarray(s / 2, dtype=float)) * 2
     tau = spread**power * 10.0**exponent if 1e-100 < spread < 1e100 else 1.0
-    expected = oracles.floats(oracles.soft_sort(s, tau, power, balanced))
+    expected = oracles.floats(oracles.soft_permutation(s, tau, power, sort))
     seen = expected > 1e-250
-    got = soft_sort(s, tau, power=power, balanced=balanced)
+    got = soft_permutation(s, tau, power=power, sort=sort)
     np.testing.assert_allclose(got[seen], expected[seen], rtol=1e-12)
     assert (got[~seen] < 1e-249).all()
 
 
 @KINDS
 @given(s=scores(40), tau=st.sampled_from(TAUS), data=st.data())
-def test_marginals(power: int, balanced: bool, s: np.ndarray, tau: float, data: st.DataObject) -> None:
+def test_marginals(power: int, sort: str, s: np.ndarray, tau: float, data: st.DataObject) -> None:
     """P >= 0, P 1 = 1; balanced, P^T a_() = a, a_() being the weights in rank order. No NaN, no warning."""
     a = positive(data.draw(weights(len(s))), len(s))
     for p, mass in (
-        (soft_sort(s, tau, power=power, balanced=balanced), np.ones(len(s))),
-        (weighted_soft_sort(s, a, tau, power, balanced), a),
+        (soft_permutation(s, tau, power=power, sort=sort), np.ones(len(s))),
+        (weighted_soft_permutation(s, a, tau, power, sort), a),
     ):
         assert p.min() >= 0
         np.testing.assert_allclose(p.sum(axis=1), 1, rtol=0, atol=1e-12)
-        if balanced:
+        if sort == "balanced":
             np.testing.assert_allclose(mass[s.argsort(kind="stable")] @ p, mass, rtol=1e-12)
 
 
 @KINDS
 @given(s=scores(20), data=st.data())
-def test_hard_limit(power: int, balanced: bool, s: np.ndarray, data: st.DataObject) -> None:
+def test_hard_limit(power: int, sort: str, s: np.ndarray, data: st.DataObject) -> None:
     """tau = 0 averages the permutation over ties by weight; the smallest tau comes to the same on whole numbers."""
     a = positive(data.draw(weights(len(s))), len(s))
-    np.testing.assert_allclose(weighted_soft_sort(s, a, 0.0, power, balanced), hard(s, a), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(weighted_soft_permutation(s, a, 0.0, power, sort), hard(s, a), rtol=0, atol=1e-12)
     whole = np.unique(s, return_inverse=True)[1].astype(float)
     for tau in (5e-324, 1e-300, 1e-3):
-        np.testing.assert_allclose(weighted_soft_sort(whole, a, tau, power, balanced), hard(s, a), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(weighted_soft_permutation(whole, a, tau, power, sort), hard(s, a), rtol=0, atol=1e-12)
 
 
 @KINDS
-def test_approach_to_the_hard_limit(power: int, balanced: bool) -> None:
+def test_approach_to_the_hard_limit(power: int, sort: str) -> None:
     """|P - hard| <= c exp(-gap^q / tau): ties included, the logarithm of the error falls in proportion to 1 / tau."""
     s = np.array([3.0, 1.0, 1.0, 2.0, 5.0, 3.0])  # gap 1
     for tau in (0.5, 0.2, 0.1, 0.05, 0.03):
-        error = abs(soft_sort(s, tau, power=power, balanced=balanced) - hard(s, np.ones(6))).max()
+        error = abs(soft_permutation(s, tau, power=power, sort=sort) - hard(s, np.ones(6))).max()
         assert 0.1 * np.exp(-1 / tau) < error < 5 * np.exp(-1 / tau)
 
 
 @KINDS
 @given(s=scores(20))
-def test_flat_limit(power: int, balanced: bool, s: np.ndarray) -> None:
+def test_flat_limit(power: int, sort: str, s: np.ndarray) -> None:
     """P -> 1/n as tau -> infinity: exact where gap^q / tau is below rounding."""
     s = s / max(1.0, np.abs(s).max())
-    p = soft_sort(s, 1e300, power=power, balanced=balanced)
+    p = soft_permutation(s, 1e300, power=power, sort=sort)
     np.testing.assert_allclose(p, 1 / len(s), rtol=1e-13)
 
 
 @KINDS
-def test_two_scores(power: int, balanced: bool) -> None:
+def test_two_scores(power: int, sort: str) -> None:
     """n = 2: P = [[1, e], [e, 1]] / (1 + e) in order, e = exp(-|s_1 - s_2|^q / tau), balanced or not."""
     for gap, tau in ((1.0, 0.5), (3.0, 2.0), (1e-3, 1e-3), (0.0, 1.0)):
         e = np.exp(-(gap**power) / tau)
         expected = np.array([[e, 1.0], [1.0, e]]) / (1 + e)
-        np.testing.assert_allclose(soft_sort([gap, 0.0], tau, power=power, balanced=balanced), expected, rtol=1e-13)
+        np.testing.assert_allclose(soft_permutation([gap, 0.0], tau, power=power, sort=sort), expected, rtol=1e-13)
 
 
 def test_three_equidistant_scores() -> None:
@@ -112,10 +112,10 @@ def test_three_equidistant_scores() -> None:
     middle column sums to 1 / (1 + 2 e) + 2 e / (1 + e + e^2)."""
     tau = 1.3
     e = np.exp(-1 / tau)
-    p = soft_sort([0, 1, 2], tau)
+    p = soft_permutation([0, 1, 2], tau)
     assert p[:, 1].sum() == pytest.approx(1 / (1 + 2 * e) + 2 * e / (1 + e + e * e), rel=1e-14)
     # x = d_1^2 and y = d_2^2 with x (1 + e^2) + e d_1 d_2 = 1 and y + 2 e d_1 d_2 = 1
-    s = soft_sort([0, 1, 2], tau, balanced=True)
+    s = soft_permutation([0, 1, 2], tau, sort="balanced")
     x, y, cross = s[0, 0], s[1, 1], s[0, 1] / e
     assert cross**2 == pytest.approx(x * y, rel=1e-12)
     assert x * (1 + e * e) + e * cross == pytest.approx(1, rel=1e-12)
@@ -124,39 +124,39 @@ def test_three_equidistant_scores() -> None:
 
 @KINDS
 @given(s=scores(12), tau=st.sampled_from(TAUS[1:]), shift=st.integers(-60, 60), seed=st.integers(0, 999))
-def test_invariances(power: int, balanced: bool, s: np.ndarray, tau: float, shift: int, seed: int) -> None:
+def test_invariances(power: int, sort: str, s: np.ndarray, tau: float, shift: int, seed: int) -> None:
     """P_tau(c s) at c^q tau is P_tau(s), bit for bit for powers of two; P(-s) turns P upside down; columns follow
     their scores under a permutation."""
-    plain = soft_sort(s, tau, power=power, balanced=balanced)
+    plain = soft_permutation(s, tau, power=power, sort=sort)
     order = np.random.default_rng(seed).permutation(len(s))
-    permuted = soft_sort(s[order], tau, power=power, balanced=balanced)
+    permuted = soft_permutation(s[order], tau, power=power, sort=sort)
     np.testing.assert_allclose(permuted, plain[:, order], rtol=0, atol=1e-12)
-    reverse = soft_sort(-s, tau, power=power, balanced=balanced)
+    reverse = soft_permutation(-s, tau, power=power, sort=sort)
     np.testing.assert_allclose(reverse, plain[::-1], rtol=0, atol=1e-12)
     if 1e-200 < tau < 1e200 and (s == 0).sum() + (np.abs(s) > 1e-200).sum() == len(s) and np.abs(s).max() < 1e200:
-        scaled = soft_sort(np.ldexp(s, shift), np.ldexp(tau, power * shift), power=power, balanced=balanced)
+        scaled = soft_permutation(np.ldexp(s, shift), np.ldexp(tau, power * shift), power=power, sort=sort)
         np.testing.assert_allclose(scaled, plain, rtol=0, atol=1e-14)
 
 
 @KINDS
 @given(s=scores(12), tau=st.sampled_from(TAUS))
-def test_soft_scores_ascend(power: int, balanced: bool, s: np.ndarray, tau: float) -> None:
+def test_soft_scores_ascend(power: int, sort: str, s: np.ndarray, tau: float) -> None:
     """P s is ascending, within [min s, max s]; balanced, it keeps the mean."""
     s = s / max(1.0, np.abs(s).max())
-    p = soft_sort(s, tau, power=power, balanced=balanced)
+    p = soft_permutation(s, tau, power=power, sort=sort)
     assert np.diff(p @ s).min(initial=0) >= -1e-12
     assert (p @ s).min() >= s.min() - 1e-12 and (p @ s).max() <= s.max() + 1e-12
-    if balanced:
+    if sort == "balanced":
         assert (p @ s).mean() == pytest.approx(s.mean(), abs=1e-12)
 
 
 @KINDS
 @pytest.mark.parametrize("tau", [0.0, 0.02, 0.5, 40.0])
-def test_splitting_a_point_splits_its_column(power: int, balanced: bool, tau: float) -> None:
+def test_splitting_a_point_splits_its_column(power: int, sort: str, tau: float) -> None:
     """A score of weight w written as two of weights w/4 and 3w/4: columns split so, and the row stands twice."""
     s, a = np.array([0.3, 2.0, 1.0]), np.array([0.25, 0.25, 0.5])
-    whole = weighted_soft_sort(s, a, tau, power, balanced)
-    parts = weighted_soft_sort(s[[0, 1, 2, 2]], np.array([0.25, 0.25, 0.125, 0.375]), tau, power, balanced)
+    whole = weighted_soft_permutation(s, a, tau, power, sort)
+    parts = weighted_soft_permutation(s[[0, 1, 2, 2]], np.array([0.25, 0.25, 0.125, 0.375]), tau, power, sort)
     expected = whole[[0, 1, 1, 2]][:, [0, 1, 2, 2]] * [1, 1, 0.25, 0.75]  # rank 1 is the score 1.0
     np.testing.assert_allclose(parts, expected, rtol=1e-12, atol=1e-15)
 
@@ -175,7 +175,7 @@ def test_rounds_of_the_balanced_scaling(n: int, law: str, monkeypatch: pytest.Mo
     }[law]
     for power in (1, 2):
         for tau in TAUS:
-            columns = soft_sort(s, tau, power=power, balanced=True).sum(axis=0)
+            columns = soft_permutation(s, tau, power=power, sort="balanced").sum(axis=0)
             np.testing.assert_allclose(columns, 1, rtol=0, atol=1e-12)
 
 
@@ -185,7 +185,7 @@ def test_no_convergence_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         RuntimeError, match=r"^balanced soft sort: marginal error .*e-0\d after 3 rounds, expected 1e-13$"
     ):
-        soft_sort([0.0, 1.0, 3.0], 1.0, balanced=True)
+        soft_permutation([0.0, 1.0, 3.0], 1.0, sort="balanced")
 
 
 def test_scaling_of_a_known_kernel() -> None:
@@ -212,12 +212,12 @@ def test_kernel(s: np.ndarray, tau: float, power: int) -> None:
 
 def test_the_smallest_floats_are_told_apart() -> None:
     """0 and the smallest positive float are two scores, 0.0 and -0.0 are one, huge ones do not overflow."""
-    np.testing.assert_array_equal(soft_sort([5e-324, 0.0], 0), [[0, 1], [1, 0]])
-    np.testing.assert_array_equal(soft_sort([0.0, -0.0], 0), np.full((2, 2), 0.5))
+    np.testing.assert_array_equal(soft_permutation([5e-324, 0.0], 0), [[0, 1], [1, 0]])
+    np.testing.assert_array_equal(soft_permutation([0.0, -0.0], 0), np.full((2, 2), 0.5))
     e = np.exp(-1.0)
     for s, tau in (([0, 5e-324], 5e-324), ([-1e308, 1e308], 1.7e308), ([-1.7e308, 0.3e308], 1.7e308)):
         ratio = e if tau < 1 else np.exp(-2 / 1.7)
-        np.testing.assert_allclose(soft_sort(s, tau), np.array([[1, ratio], [ratio, 1]]) / (1 + ratio), rtol=1e-14)
+        np.testing.assert_allclose(soft_permutation(s, tau), np.array([[1, ratio], [ratio, 1]]) / (1 + ratio), rtol=1e-14)
 
 
 def test_forms_of_input() -> None:
@@ -225,11 +225,11 @@ def test_forms_of_input() -> None:
     wide = np.array([3, 9, 1, 9, 2, 9])
     kept = wide.copy()
     wide.flags.writeable = False
-    for power, balanced in ((1, False), (2, True)):
-        expected = soft_sort([3.0, 1.0, 2.0], 0.5, power=power, balanced=balanced)
+    for power, sort in ((1, "soft"), (2, "balanced")):
+        expected = soft_permutation([3.0, 1.0, 2.0], 0.5, power=power, sort=sort)
         for s in (wide[::2], [3, 1, 2], (3, 1, 2), np.float32([3, 1, 2])):
-            np.testing.assert_array_equal(soft_sort(s, 0.5, power=power, balanced=balanced), expected)
+            np.testing.assert_array_equal(soft_permutation(s, 0.5, power=power, sort=sort), expected)
             np.testing.assert_array_equal(
-                soft_sort(s, np.float32(0.5), power=np.int8(power), balanced=balanced), expected
+                soft_permutation(s, np.float32(0.5), power=np.int8(power), sort=sort), expected
             )
     np.testing.assert_array_equal(wide, kept)

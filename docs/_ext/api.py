@@ -17,7 +17,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from chapters import in_order, title
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -25,6 +24,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import espref
+from espref.chapters import in_order, title
 
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pictures
-from chapters import in_order, title
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx import addnodes
@@ -28,7 +27,9 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
-import espref.claims  # enters every claim
+import espref.claims
+import espref.train.claims  # the claims about training
+from espref.chapters import in_order, title
 from espref.claims.ledger import LEDGER, Claim, Outcome, run
 from espref.claims.problems import real_problems, synthetic_problems
 

@@ -148,8 +148,8 @@ def _columns(figure: Figure) -> None:
     scores = np.sort(_first_seed().normal(size=128))
     ax = figure.subplots()
     ax.axhline(1, color="gray", lw=1)
-    ax.plot(scores, es.soft_sort(scores, 0.032, power=2).sum(axis=0), "o", ms=4, label="SoftSort")
-    ax.plot(scores, es.soft_sort(scores, 0.032, power=2, balanced=True).sum(axis=0), "s", ms=3, label="balanced")
+    ax.plot(scores, es.soft_permutation(scores, 0.032, power=2).sum(axis=0), "o", ms=4, label="SoftSort")
+    ax.plot(scores, es.soft_permutation(scores, 0.032, power=2, sort="balanced").sum(axis=0), "s", ms=3, label="balanced")
     ax.set(xlabel="score", ylabel="column sum")
     ax.legend(fontsize=8)
 
@@ -164,7 +164,7 @@ def _defect(figure: Figure) -> None:
     taus = np.logspace(-5, 3, 49)
     ax = figure.subplots()
     for balanced, name in ((False, "SoftSort"), (True, "balanced")):
-        defects = [es.marginal_defect(es.soft_line_plan(u, v, tau, balanced=balanced)) for tau in taus]
+        defects = [es.marginal_defect(es.soft_line_plan(u, v, tau, sort=sort)) for tau in taus]
         ax.semilogx(taus, defects, label=name)
     ax.set(xlabel="$\\tau$", ylabel="deviation of the marginals")
     ax.legend(fontsize=8)
@@ -187,17 +187,17 @@ def _released(figure: Figure) -> None:
 
 @picture(
     "attention.three-sinkhorn-iterations-suffice",
-    "Deviation of the marginals against the number of normalisations on a logarithmic scale, falling slowly; three is "
+    "Deviation of the marginals against the number of iterations on a logarithmic scale, falling slowly; three is "
     "marked, far above rounding.",
 )
 def _sinkhorn(figure: Figure) -> None:
     q, k, v = 2 * np.random.default_rng(0).normal(size=(3, 32, 8))
-    counts = range(1, 42, 2)  # odd: the last normalisation is of the rows
+    counts = range(1, 21)
     defects = [es.marginal_defect(es.sinkhorn_attention(q, k, v, n_iter=n).matrix / 32) for n in counts]
     ax = figure.subplots()
     ax.semilogy(counts, defects, "o-", ms=4)
-    ax.semilogy(3, defects[1], "s", color=TARGET, ms=9)
-    ax.set(xlabel="normalisations", ylabel="deviation of the marginals")
+    ax.semilogy(3, defects[2], "s", color=TARGET, ms=9)
+    ax.set(xlabel="iterations", ylabel="deviation of the marginals")
 
 
 @picture(

@@ -19,7 +19,7 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from espref.benchmarks import SPEED, TRAINING, TRUST
+from espref.benchmarks import SPEED, TRUST
 from espref.deviations import DEVIATIONS
 from espref.train.studies import STUDIES
 
@@ -75,7 +75,7 @@ class Records(Table):
         for path in sorted(path for name in self.content for path in folder.glob(f"{name}.json")):
             record = json.loads(path.read_text())
             for suite, rows in groupby(record["rows"], lambda row: row["suite"]):
-                if suite in (*SPEED, *TRAINING, *TRUST):
+                if suite in (*SPEED, "transformers", *TRUST):
                     about = (import_module(f"espref.benchmarks.{suite}").__doc__ or "").split("\n\n")
                     lines += [f"**{suite}** (record {path.stem}): {' '.join(map(escape, about))}", ""]
                 lines += ["```{div} small-table", *record_table(list(rows)), "```", ""]

@@ -23,12 +23,12 @@ def released(q: Any, k: Any, v: Any) -> Any:
     """Algorithm 1 of ESPFormer with dense soft sorts of the squared kernel and a dense plan P^T Q for each slice."""
     import torch
 
-    def soft_sort(x: Any) -> Any:
+    def soft_permutation(x: Any) -> Any:
         s = x.mT  # (1, H, L, N)
         return torch.softmax(-(s.sort(dim=-1).values[..., :, None] - s[..., None, :]).square() / TAU, dim=-1)
 
     n = q.shape[-2]
-    plans = soft_sort(q).mT @ soft_sort(k) / n  # (1, H, L, N, N)
+    plans = soft_permutation(q).mT @ soft_permutation(k) / n  # (1, H, L, N, N)
     costs = (torch.cdist(q, k).square()[:, :, None] * plans).sum((-2, -1))  # (1, H, L)
     weights = torch.softmax(-BETA * costs, dim=-1)
     return n * (weights[..., None, None] * plans).sum(2) @ v
@@ -38,7 +38,7 @@ def sinkhorn(q: Any, k: Any, v: Any) -> Any:
     """Dense Sinkhorn attention in the log domain: five iterations, each of rows and columns."""
     from ..nn.functional import sinkhorn_attention
 
-    return sinkhorn_attention(q, k, v, n_iter=10).output
+    return sinkhorn_attention(q, k, v, n_iter=5).output
 
 
 def esp(q: Any, k: Any, v: Any) -> Any:

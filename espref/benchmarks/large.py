@@ -37,7 +37,7 @@ _CLOUDS = (
     "import numpy as np, espref\n"
     "rng, n = np.random.default_rng(0), {n}\n"
     "x, y, a = rng.normal(size=(n, 8)), rng.normal(size=(n, 8)), rng.uniform(0.5, 1.5, n)\n"
-    "a, directions = a / a.sum(), espref.sample_directions(16, 8, seed=rng)\n"
+    "a, directions = a / a.sum(), espref.sample_directions(16, 8, rng=rng)\n"
     "order = lambda points: (points @ directions[0]).argsort()\n"
 )
 _TOKENS = (
@@ -94,7 +94,7 @@ def _threads(name: str, setup: str, call: str) -> dict[str, Any]:
     script = (
         "import hashlib, os, sys\nthreads = int(os.environ['OMP_NUM_THREADS'])\n"
         f"{setup}\n"
-        "from espref import lift\nlift._MOST_THREADS = threads\n"
+        "from espref import _threads\n_threads.MOST_THREADS = threads\n"
         "if 'torch' in sys.modules: torch.set_num_threads(threads)\n"
         f"print(hashlib.sha256({call}.tobytes()).hexdigest())\n"
     )

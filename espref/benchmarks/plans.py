@@ -36,7 +36,7 @@ def _against_pot(name: str, n: int, m: int, size: int, weighted: bool, target: f
 
     rng, dim = np.random.default_rng(0), 64
     x, y = rng.normal(size=(n, dim)), rng.normal(size=(m, dim))
-    directions = sample_directions(size, dim, seed=rng)
+    directions = sample_directions(size, dim, rng=rng)
     a, b = (rng.dirichlet(np.ones(n)), rng.dirichlet(np.ones(m))) if weighted else (None, None)
     columns = np.ascontiguousarray(directions.T)
 
@@ -91,7 +91,7 @@ def _memory(n: int, size: int, dim: int, call: str) -> dict[str, float]:
         "import numpy as np, espref\n"
         "rng = np.random.default_rng(0)\n"
         f"x, y = rng.normal(size=({n}, {dim})), rng.normal(size=({n}, {dim}))\n"
-        f"directions = espref.sample_directions({size}, {dim}, seed=rng)\n"
+        f"directions = espref.sample_directions({size}, {dim}, rng=rng)\n"
         f"# measured\nespref.{call}\n"
     )
 

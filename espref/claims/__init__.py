@@ -1,21 +1,18 @@
 """The ledger of claims, in the order of the mathematics.
 
-``LEDGER`` maps identifiers to claims; :func:`run` measures them on problems; see :mod:`espref.claims.ledger`.
+``LEDGER`` maps identifiers to claims; :func:`run` measures them on problems; see :mod:`espref.claims.ledger`. Importing
+this package enters the claims of the mathematics. Those about training enter when :mod:`espref.train.claims` is imported.
 """
 
-from . import line  # isort: skip
-from . import directions  # isort: skip
-from . import lift  # isort: skip
-from . import expected  # isort: skip
-from . import circle  # isort: skip
-from . import solvers  # isort: skip
-from . import softsort  # isort: skip
-from . import softplan  # isort: skip
-from . import attention  # isort: skip
-from . import nn  # isort: skip
-from . import train  # isort: skip
+from importlib import import_module
+from pkgutil import iter_modules
+
+from ..chapters import CHAPTERS, in_order
 from .ledger import LEDGER, Claim, Companion, Outcome, claim, run, run_claim
 from .problems import Problem, real_problems, synthetic_problems, user_problem
+
+for _chapter in in_order(module.name for module in iter_modules(__path__) if module.name in CHAPTERS):
+    import_module(f".{_chapter}", __name__)  # entering its claims
 
 __all__ = [
     "LEDGER",
@@ -23,21 +20,10 @@ __all__ = [
     "Companion",
     "Outcome",
     "Problem",
-    "attention",
-    "circle",
     "claim",
-    "directions",
-    "expected",
-    "lift",
-    "line",
-    "nn",
     "real_problems",
     "run",
     "run_claim",
-    "softplan",
-    "softsort",
-    "solvers",
     "synthetic_problems",
-    "train",
     "user_problem",
 ]

@@ -171,7 +171,7 @@ def _slope(method: str, rng: np.random.Generator, repeats: int) -> float:
     for _ in range(repeats):
         turn = _turn(rng.uniform(0, np.pi))  # equispaced directions have no randomness of their own
         for k, count in enumerate(COUNTS):
-            directions = dirs.sample_directions(count, 2, method=method, seed=rng) @ turn
+            directions = dirs.sample_directions(count, 2, method=method, rng=rng) @ turn
             errors[k] += np.sum((expected.expected_sliced_plan(x, y, directions).plan.toarray() - exact) ** 2)
     return float(np.polyfit(np.log(COUNTS), np.log(errors) / 2, 1)[0])
 

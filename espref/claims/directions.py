@@ -28,7 +28,7 @@ SCHEMES = (
 )
 def unit_length(rng: np.random.Generator) -> float:
     """Rows are normalised, or are nodes of the unit sphere by construction."""
-    sampled = (dirs.sample_directions(n, d, method=method, seed=rng) for method, n, d in SCHEMES)
+    sampled = (dirs.sample_directions(n, d, method=method, rng=rng) for method, n, d in SCHEMES)
     return max(float(abs(np.linalg.norm(rows, axis=1) - 1).max()) for rows in sampled)
 
 
@@ -42,7 +42,7 @@ def unit_length(rng: np.random.Generator) -> float:
 )
 def orthogonal_blocks(rng: np.random.Generator) -> float:
     """The blocks are orthogonal factors of Gaussian matrices."""
-    blocks = dirs.sample_directions(30, 6, method="orthogonal", seed=rng).reshape(5, 6, 6)
+    blocks = dirs.sample_directions(30, 6, method="orthogonal", rng=rng).reshape(5, 6, 6)
     return float(abs(blocks @ blocks.swapaxes(1, 2) - np.eye(6)).max())
 
 
@@ -58,7 +58,7 @@ def orthogonal_blocks(rng: np.random.Generator) -> float:
 def orthogonal_is_haar(rng: np.random.Generator) -> float:
     """Half of O(2) are rotations with trace 2 cos t, of second moment 2; half are reflections with trace 0. QR alone,
     without the correction of signs, is not Haar, and shifts the mean."""
-    traces = dirs.sample_directions(8000, 2, method="orthogonal", seed=rng).reshape(-1, 2, 2).trace(axis1=1, axis2=2)
+    traces = dirs.sample_directions(8000, 2, method="orthogonal", rng=rng).reshape(-1, 2, 2).trace(axis1=1, axis2=2)
     deviations = [abs(s.mean() - mean) / (s.std() / np.sqrt(len(s))) for s, mean in ((traces, 0), (traces**2, 1))]
     return float(max(deviations))
 
@@ -77,7 +77,7 @@ def second_moment(rng: np.random.Generator) -> float:
     rule integrates polynomials of degree 3 and more exactly."""
     worst = 0.0
     for method, n, d in (("equispaced", 9, 2), ("orthogonal", 15, 5), ("axes", 4, 4), ("lebedev", 14, 3)):
-        rows = dirs.sample_directions(n, d, method=method, seed=rng)
+        rows = dirs.sample_directions(n, d, method=method, rng=rng)
         weights = dirs.direction_weights(n, d, method=method)
         worst = max(worst, float(abs(rows.T @ (weights[:, None] * rows) - np.eye(d) / d).max()))
     return worst
@@ -86,7 +86,7 @@ def second_moment(rng: np.random.Generator) -> float:
 @second_moment.without("a balanced scheme: independent random directions", at_least=1e-3)
 def random_moment(rng: np.random.Generator) -> float:
     """Independent directions have it only in the mean."""
-    rows = dirs.sample_directions(15, 5, seed=rng)
+    rows = dirs.sample_directions(15, 5, rng=rng)
     return float(abs(rows.T @ rows / 15 - np.eye(5) / 5).max())
 
 
@@ -103,7 +103,7 @@ def random_is_uniform(rng: np.random.Generator) -> float:
     """A Gaussian vector is invariant under rotations, so its direction is uniform."""
     worst = 0.0
     for method in ("random", "sobol"):
-        rows = dirs.sample_directions(4096, 3, method=method, seed=rng)
+        rows = dirs.sample_directions(4096, 3, method=method, rng=rng)
         mean = np.abs(rows.mean(axis=0)).max() * np.sqrt(3)
         spread = np.abs(rows.T @ rows / len(rows) - np.eye(3) / 3).max() / np.sqrt(4 / 45)
         worst = max(worst, mean * np.sqrt(len(rows)), spread * np.sqrt(len(rows)))
@@ -146,7 +146,7 @@ def same_seed(rng: np.random.Generator) -> float:
     """Random numbers come from the seed alone."""
     seed, bad = int(rng.integers(2**31)), 0
     for method, n, d in SCHEMES:
-        first, again, other = (dirs.sample_directions(n, d, method=method, seed=s) for s in (seed, seed, seed + 1))
+        first, again, other = (dirs.sample_directions(n, d, method=method, rng=s) for s in (seed, seed, seed + 1))
         bad += not np.array_equal(first, again)
         bad += method in ("random", "orthogonal", "sobol") and np.array_equal(first, other)
     return float(bad)

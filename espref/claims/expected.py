@@ -234,7 +234,7 @@ def triangle(rng: np.random.Generator) -> float:
     worst = 0.0
     for p in (1, 2):
         for _ in range(10):
-            directions = dirs.sample_directions(3, 2, seed=rng)
+            directions = dirs.sample_directions(3, 2, rng=rng)
             clouds = [(rng.integers(0, 4, (n, 2)) + rng.normal(0, 0.3, (n, 2)) * (n % 2), rng.dirichlet(np.ones(n)))
                       for n in rng.integers(1, 7, 3)]  # fmt: skip
 
@@ -346,7 +346,7 @@ def translation(problem: Problem) -> float:
 @translation.without("$p = 2$: the same with $p = 1$", at_least=1e-3, on="seed")
 def translation_first_power(rng: np.random.Generator) -> float:
     """The first power of a distance has no such expansion."""
-    x, y, directions = rng.normal(size=(9, 2)), rng.normal(size=(9, 2)), dirs.sample_directions(5, 2, seed=rng)
+    x, y, directions = rng.normal(size=(9, 2)), rng.normal(size=(9, 2)), dirs.sample_directions(5, 2, rng=rng)
     weights = (
         expected.gibbs_weights(lift.slice_costs(cloud, y, directions, p=1), 5.0) for cloud in (x, x + [2.0, 0.0])
     )
@@ -392,7 +392,7 @@ def wasserstein_on_the_line(rng: np.random.Generator) -> float:
     ends = np.unique(np.concatenate([[0.0], end_a[:-1], end_b[:-1], [1.0]]))
     middles = (ends[1:] + ends[:-1]) / 2
     gap = u[sort_u][end_a[:-1].searchsorted(middles)] - v[sort_v][end_b[:-1].searchsorted(middles)]
-    found = expected.est_distance(u[:, None], v[:, None], dirs.sample_directions(5, 1, seed=rng), a, b, beta=2.0)
+    found = expected.est_distance(u[:, None], v[:, None], dirs.sample_directions(5, 1, rng=rng), a, b, beta=2.0)
     return abs(found - np.sqrt(np.diff(ends) @ gap**2)) / found
 
 
@@ -454,7 +454,7 @@ def high_dimension(rng: np.random.Generator) -> float:
     dims, gains = [2, 4, 8, 16, 32, 64, 128, 256], []
     for dim in dims:
         x, y = rng.normal(size=(2, 96, dim))
-        costs = lift.slice_costs(x, y, dirs.sample_directions(200, dim, seed=rng))
+        costs = lift.slice_costs(x, y, dirs.sample_directions(200, dim, rng=rng))
         independent = ((x - y.mean(axis=0)) ** 2).sum(axis=1).mean() + y.var(axis=0).sum()
         gains.append(1 - costs.mean() / independent)
     return float(abs(np.polyfit(np.log(dims), np.log(np.maximum(gains, 1e-300)), 1)[0] + 1))

@@ -324,7 +324,7 @@ def not_annealed(rng: np.random.Generator) -> float:
     needs=TORCH,
     source="sander2022sinkformers",
     statement=r"Output and matrix of `espref.nn.functional.sinkhorn_attention` are those of "
-    r"`espref.sinkhorn_attention`, for 1, 4 and 9 normalisations. Largest difference of an entry.",
+    r"`espref.sinkhorn_attention`, for 1, 4 and 9 iterations. Largest difference of an entry.",
 )
 def sinkhorn_equals(rng: np.random.Generator) -> float:
     """Two implementations of one definition."""

@@ -39,7 +39,7 @@ class Problem:
 
     def directions(self, n_directions: int = 16) -> Array:
         """Random directions of the problem's dimension, shape (L, d), the same at every call."""
-        return sample_directions(n_directions, self.dim, seed=self.rng(1))
+        return sample_directions(n_directions, self.dim, rng=self.rng(1))
 
 
 def fits(problem: Problem, scope: str) -> bool:

@@ -11,7 +11,7 @@ from .ledger import claim
 from .line import scores
 from .problems import Problem
 
-KINDS = tuple((power, balanced) for power in (1, 2) for balanced in (False, True))
+KINDS = tuple((power, sort) for power in (1, 2) for sort in ("soft", "balanced"))
 
 
 def _spread(u: np.ndarray) -> float:
@@ -19,11 +19,11 @@ def _spread(u: np.ndarray) -> float:
     return float(np.std(u)) or 1.0
 
 
-def _plan(problem: Problem, scale: float, power: int, balanced: bool) -> np.ndarray:
+def _plan(problem: Problem, scale: float, power: int, sort: str) -> np.ndarray:
     """The soft line plan of one slice, tau being ``scale`` times the spread of the scores to the power q."""
     u, v = scores(problem)
     u, v = u / _spread(u), v / _spread(v)
-    return sp.soft_line_plan(u, v, scale, problem.a, problem.b, power=power, balanced=balanced)
+    return sp.soft_line_plan(u, v, scale, problem.a, problem.b, power=power, sort=sort)
 
 
 @claim(
@@ -53,9 +53,9 @@ def column_sums(problem: Problem) -> float:
     r"""$P^\top Q 1 = P^\top 1$ and $Q^\top P 1 = Q^\top 1$."""
     u, v = scores(problem)
     u, v, n, worst = u / _spread(u), v / _spread(v), len(problem.x), 0.0
-    for power, balanced in KINDS:
-        plan = sp.soft_line_plan(u, v, 0.1, power=power, balanced=balanced)
-        p, q = (ss.soft_sort(s, 0.1, power=power, balanced=balanced) for s in (u, v))
+    for power, sort in KINDS:
+        plan = sp.soft_line_plan(u, v, 0.1, power=power, sort=sort)
+        p, q = (ss.soft_permutation(s, 0.1, power=power, sort=sort) for s in (u, v))
         worst = max(worst, float(abs(n * plan.sum(axis=1) - p.sum(axis=0)).max()))
         worst = max(worst, float(abs(n * plan.sum(axis=0) - q.sum(axis=0)).max()))
     return worst
@@ -75,7 +75,7 @@ def balanced_plan(problem: Problem) -> float:
     worst = 0.0
     for power in (1, 2):
         for scale in (1e-4, 0.03, 1.0, 100.0):
-            plan = _plan(problem, scale, power, True)
+            plan = _plan(problem, scale, power, "balanced")
             worst = max(worst, abs(plan.sum(axis=1) - problem.a).max() / problem.a.max())
             worst = max(worst, abs(plan.sum(axis=0) - problem.b).max() / problem.b.max())
     return float(worst)
@@ -84,7 +84,7 @@ def balanced_plan(problem: Problem) -> float:
 @balanced_plan.without("balance: SoftSort at $\\tau = 0.1$", at_least=0.01)
 def soft_defect(problem: Problem) -> float:
     """The local density of the scores shows in the marginals."""
-    plan = _plan(problem, 0.1, 2, False)
+    plan = _plan(problem, 0.1, 2, "soft")
     rows = abs(plan.sum(axis=1) - problem.a).max() / problem.a.max()
     return float(max(rows, abs(plan.sum(axis=0) - problem.b).max() / problem.b.max()))
 
@@ -119,8 +119,8 @@ def hard_limit(problem: Problem) -> float:
     u, v = (np.round(4 * s / _spread(s)) for s in scores(problem))
     exact = line.line_plan(u, v, problem.a, problem.b).toarray()
     soft = [
-        sp.soft_line_plan(u, v, tau, problem.a, problem.b, power=power, balanced=balanced)
-        for power, balanced in KINDS
+        sp.soft_line_plan(u, v, tau, problem.a, problem.b, power=power, sort=sort)
+        for power, sort in KINDS
         for tau in (0.0, 1e-6)
     ]
     return max(float(abs(plan - exact).max()) for plan in soft)
@@ -155,9 +155,9 @@ def cost_identity(problem: Problem) -> float:
     u, v = scores(problem)
     u, v, worst = u / _spread(u), v / _spread(v), 0.0
     x, y = problem.x - problem.y.mean(axis=0), problem.y - problem.y.mean(axis=0)
-    for power, balanced in KINDS:
-        plan = sp.soft_line_plan(u, v, 0.1, power=power, balanced=balanced)
-        p, q = (ss.soft_sort(s, 0.1, power=power, balanced=balanced) for s in (u, v))
+    for power, sort in KINDS:
+        plan = sp.soft_line_plan(u, v, 0.1, power=power, sort=sort)
+        p, q = (ss.soft_permutation(s, 0.1, power=power, sort=sort) for s in (u, v))
         squares = p.sum(axis=0) @ (x**2).sum(axis=1) + q.sum(axis=0) @ (y**2).sum(axis=1)
         short = squares - 2 * np.sum((p @ x) * (q @ y))
         worst = max(worst, abs(short / len(x) - lift.transport_cost(plan, x, y)) * len(x) / squares)
@@ -176,8 +176,8 @@ def cost_identity(problem: Problem) -> float:
 def same_cloud(problem: Problem) -> float:
     r"""$\frac1n P^\top P$ is a Gram matrix."""
     u, worst = scores(problem)[0], 0.0
-    for power, balanced in KINDS:
-        plan = sp.soft_line_plan(u / _spread(u), u / _spread(u), 0.1, power=power, balanced=balanced)
+    for power, sort in KINDS:
+        plan = sp.soft_line_plan(u / _spread(u), u / _spread(u), 0.1, power=power, sort=sort)
         values = np.linalg.eigvalsh((plan + plan.T) / 2)
         worst = max(worst, float(abs(plan - plan.T).max() / values[-1]), float(-values[0] / values[-1]))
     return worst
@@ -186,7 +186,7 @@ def same_cloud(problem: Problem) -> float:
 @same_cloud.without("the same cloud on both sides", at_least=1e-3, on="square")
 def two_clouds(problem: Problem) -> float:
     """Between two clouds the plan is not symmetric."""
-    plan = _plan(problem, 0.1, 1, False)
+    plan = _plan(problem, 0.1, 1, "soft")
     return float(abs(plan - plan.T).max() / plan.max())
 
 
@@ -224,7 +224,7 @@ def balanced_above_wasserstein(problem: Problem) -> float:
     scale = float(np.var(problem.x)) ** 0.5
     costs = [
         sp.expected_soft_plan(
-            problem.x, problem.y, problem.directions(3), tau * scale, problem.a, problem.b, beta=1 / best, balanced=True
+            problem.x, problem.y, problem.directions(3), tau * scale, problem.a, problem.b, beta=1 / best, sort="balanced"
         ).cost
         for tau in (1e-3, 0.1, 10.0)
     ]

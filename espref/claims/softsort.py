@@ -11,14 +11,14 @@ from .ledger import claim
 
 #: Temperatures over which claims are measured, for scores of unit variance.
 TAUS = (1e-6, 1e-3, 0.03, 0.3, 3.0, 1e3)
-KINDS = tuple((power, balanced) for power in (1, 2) for balanced in (False, True))
+KINDS = tuple((power, sort) for power in (1, 2) for sort in ("soft", "balanced"))
 
 
 def _every(s: np.ndarray, taus=TAUS):
-    """(soft sort, tau, power, balanced) for both kernels, both normalisations and every tau."""
-    for power, balanced in KINDS:
+    """(soft sort, tau, power, sort) for both kernels, both normalisations and every tau."""
+    for power, sort in KINDS:
         for tau in taus:
-            yield ss.soft_sort(s, tau, power=power, balanced=balanced), tau, power, balanced
+            yield ss.soft_permutation(s, tau, power=power, sort=sort), tau, power, sort
 
 
 @claim(
@@ -46,8 +46,8 @@ def rows_sum(rng: np.random.Generator) -> float:
 def unimodal(rng: np.random.Generator) -> float:
     """The kernel falls with the distance from the i-th smallest score, and sorting orders the distances."""
     s, worst = rng.normal(size=40), 0.0
-    for p, _, _, balanced in _every(s):
-        if not balanced:
+    for p, _, _, sort in _every(s):
+        if sort == "soft":
             steps = np.diff(p[:, np.argsort(s)], axis=1)
             signs = np.where(np.arange(len(s) - 1) >= np.arange(len(s))[:, None], 1, -1)
             worst = max(worst, float((steps * signs).max()))
@@ -71,7 +71,7 @@ def small_tau(rng: np.random.Generator) -> float:
     for power in (1, 2):
         for scale in (0.02, 0.1, 0.5, 2.0):
             tau = scale * gap**power
-            off = abs(ss.soft_sort(s, tau, power=power) - permutation).max()
+            off = abs(ss.soft_permutation(s, tau, power=power) - permutation).max()
             worst = max(worst, float(off - 19 * np.exp(-1 / scale)))
     return worst
 
@@ -79,7 +79,7 @@ def small_tau(rng: np.random.Generator) -> float:
 @small_tau.without("the absence of ties", at_least=0.4, on="fixed")
 def tied_limit() -> float:
     """Two equal scores share both ranks at every tau."""
-    return float(abs(ss.soft_sort([0.0, 0.0, 1.0], 1e-9) - np.eye(3)).max())
+    return float(abs(ss.soft_permutation([0.0, 0.0, 1.0], 1e-9) - np.eye(3)).max())
 
 
 @claim(
@@ -114,10 +114,10 @@ def limits(rng: np.random.Generator) -> float:
 def invariances(rng: np.random.Generator) -> float:
     """Only differences of scores over tau to the power 1/q enter, and columns follow their scores."""
     s, order, worst = rng.normal(size=25), rng.permutation(25), 0.0
-    for p, tau, power, balanced in _every(s, (0.03, 1.0)):
-        shifted = ss.soft_sort(s + 4, tau, power=power, balanced=balanced)
-        scaled = ss.soft_sort(8 * s, 8**power * tau, power=power, balanced=balanced)
-        permuted = ss.soft_sort(s[order], tau, power=power, balanced=balanced)
+    for p, tau, power, sort in _every(s, (0.03, 1.0)):
+        shifted = ss.soft_permutation(s + 4, tau, power=power, sort=sort)
+        scaled = ss.soft_permutation(8 * s, 8**power * tau, power=power, sort=sort)
+        permuted = ss.soft_permutation(s[order], tau, power=power, sort=sort)
         worst = max(worst, *(float(abs(a - b).max()) for a, b in ((p, shifted), (p, scaled), (p[:, order], permuted))))
     return worst
 
@@ -163,7 +163,7 @@ def column_sums(rng: np.random.Generator) -> float:
     s, worst = rng.normal(size=40), 0.0
     for power in (1, 2):
         for tau in TAUS:
-            sums = ss.soft_sort(s, tau, power=power).sum(axis=0)
+            sums = ss.soft_permutation(s, tau, power=power).sum(axis=0)
             distances = abs(s[:, None] - s) ** power
             kernel = np.exp(-distances / tau)
             density = kernel.sum(axis=1)
@@ -186,7 +186,7 @@ def column_sums(rng: np.random.Generator) -> float:
 )
 def not_doubly_stochastic(rng: np.random.Generator) -> float:
     """Rows are normalised, columns are not; crowded scores receive more than lonely ones."""
-    return float(abs(ss.soft_sort(rng.normal(size=128), 0.032, power=2).sum(axis=0) - 1).max())
+    return float(abs(ss.soft_permutation(rng.normal(size=128), 0.032, power=2).sum(axis=0) - 1).max())
 
 
 @claim(
@@ -201,14 +201,14 @@ def not_doubly_stochastic(rng: np.random.Generator) -> float:
 def defect_ends(rng: np.random.Generator) -> float:
     """Both limits, the permutation and the constant matrix, are doubly stochastic."""
     s = rng.normal(size=50)
-    return max(float(abs(ss.soft_sort(s, tau, power=q).sum(axis=0) - 1).max()) for tau in (1e-9, 1e9) for q in (1, 2))
+    return max(float(abs(ss.soft_permutation(s, tau, power=q).sum(axis=0) - 1).max()) for tau in (1e-9, 1e9) for q in (1, 2))
 
 
 @defect_ends.without("extreme $\\tau$: here 0.1", at_least=0.1)
 def defect_middle(rng: np.random.Generator) -> float:
     """Between the ends the local density of the scores shows."""
     s = rng.normal(size=50)
-    return min(float(abs(ss.soft_sort(s, 0.1, power=q).sum(axis=0) - 1).max()) for q in (1, 2))
+    return min(float(abs(ss.soft_permutation(s, 0.1, power=q).sum(axis=0) - 1).max()) for q in (1, 2))
 
 
 @claim(
@@ -254,8 +254,8 @@ def balanced_marginals(rng: np.random.Generator) -> float:
     outlier = np.append(rng.normal(size=30), 1e6)
     worst = 0.0
     for s in (rng.normal(size=60), rng.integers(0, 5, 30).astype(float), outlier):
-        for p, _, _, balanced in _every(s):
-            if balanced:
+        for p, _, _, sort in _every(s):
+            if sort == "balanced":
                 worst = max(worst, *(float(abs(p.sum(axis=axis) - 1).max()) for axis in (0, 1)))
     return worst
 
@@ -342,8 +342,8 @@ def rate(rng: np.random.Generator) -> float:
 def keeps_mean(rng: np.random.Generator) -> float:
     """Columns sum to 1; doubly stochastic matrices have norm 1."""
     s, worst = rng.gamma(1.0, size=40), 0.0
-    for p, _, _, balanced in _every(s):
-        if balanced:
+    for p, _, _, sort in _every(s):
+        if sort == "balanced":
             softly = p @ s
             worst = max(worst, abs(softly.mean() - s.mean()) / s.std(), softly.std() / s.std() - 1)
     return float(worst)
@@ -353,4 +353,4 @@ def keeps_mean(rng: np.random.Generator) -> float:
 def moves_mean(rng: np.random.Generator) -> float:
     """Rows alone sum to 1."""
     s = rng.gamma(1.0, size=40)
-    return float(max(abs((p @ s).mean() - s.mean()) for p, _, _, balanced in _every(s) if not balanced))
+    return float(max(abs((p @ s).mean() - s.mean()) for p, _, _, sort in _every(s) if sort == "soft"))

@@ -49,7 +49,7 @@ def pot_scale() -> float:
 
     rng = np.random.default_rng(0)
     x, y = 1e-8 * rng.normal(size=(2, 20, 2))
-    ground = lift.ground_cost(x, y, 2.0)
+    ground = solvers.ground_cost(x, y)
     best = ground[linear_sum_assignment(ground)].mean()
     return float((emd([], [], ground) * ground).sum() / best - 1)
 

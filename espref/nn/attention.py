@@ -302,7 +302,7 @@ class DifferentialAttention(_Looking):
 class SinkhornAttention(_Multihead):
     """Multi-head Sinkhorn attention: the softmax matrix with rows and columns normalised in turn.
 
-    ``n_iter`` counts normalisations, rows first; other parameters as in :class:`torch.nn.MultiheadAttention`, but
+    ``n_iter`` counts iterations, each of rows and columns; other parameters as in :class:`torch.nn.MultiheadAttention`, but
     ``batch_first`` is True by default. Causal masks and general attention masks are refused with a ValueError.
 
     References

@@ -176,8 +176,8 @@ def sinkhorn_attention(
 ) -> AttentionOutput:
     r"""Rows and columns of exp(<q_i, k_j> / sqrt E) normalised in turn; see :func:`espref.sinkhorn_attention`.
 
-    Dense, in the log domain and in float32 at least. ``n_iter`` counts normalisations, rows first: real rows to 1, real
-    columns to N/M, counted in real tokens. Shapes and padding masks as in :func:`esp_attention`.
+    Dense, in the log domain and in float32 at least. Each of ``n_iter`` iterations makes the real rows sum to 1, and then
+    the real columns to N/M, counted in real tokens. Shapes and padding masks as in :func:`esp_attention`.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def sinkhorn_attention(
         logits, nothing = q @ k.mT * q.shape[-1] ** -0.5, torch.finfo(dtype).min  # (B, N, M)
         keep = _pairs(rows, cols, logits)
         level = (real_count(q, rows) / real_count(k, cols)).log()[..., None]  # (B, 1, 1)
-        for step in range(n_iter):
+        for step in range(2 * n_iter):  # rows, columns, rows, ...
             logits = logits if keep is None else logits.masked_fill(~keep, nothing)
             logits = logits - logits.logsumexp(dim=-2 if step % 2 else -1, keepdim=True)
             logits = logits + level if step % 2 else logits

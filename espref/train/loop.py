@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from .._environment import environment
-from ..files import atomic
+from .._output import atomic
 from ..nn import EspAttention
 from .config import Config
 from .data import Batch, Data, collate, labels_of, subset

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import FileError
+from .._output import FileError
 from .data import Codec, Data
 
 

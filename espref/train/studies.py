@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..files import FileError, atomic, check_writable
+from .._output import FileError, atomic, check_writable
 from .config import Config
 from .runs import Comparison, common_environment, compare, differences, load, run_all
 

@@ -54,7 +54,7 @@ BREAKS: dict[str, tuple[ModuleType, str, Callable]] = {
         "esp_attention",
         lambda q, k, v, **settings: esp(q, k, v, **{**settings, "need_weights": True}),
     ),
-    "one normalisation too few": (
+    "one iteration too few": (
         functional,
         "sinkhorn_attention",
         lambda q, k, v, *, n_iter=5, **masks: sinkhorn(q, k, v, n_iter=max(n_iter - 1, 1), **masks),

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'es
 pytest.importorskip("lightning_fabric", reason="Lightning Fabric is missing: pip install 'espref[train]'")
 from torch.torch_version import TorchVersion  # noqa: E402
 
-from espref.cli import main  # noqa: E402
+from espref.app.cli import main  # noqa: E402
 from espref.nn.transformer import ATTENTION  # noqa: E402
 from espref.train import loop, studies  # noqa: E402
 from espref.train.config import Config  # noqa: E402
@@ -298,7 +298,7 @@ def test_an_interrupted_study_ends_at_once(tmp_path: Path) -> None:
     """Ctrl-C, which a terminal sends to all its processes: one line, 130, no process left, checkpoints stay."""
     start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
     words = ["train", "study", "slicers", "--out", str(tmp_path), "--jobs", "2", "--record", str(tmp_path / "r.json")]
-    code = f"{start}; from espref.cli import main; sys.exit(main({words!r}))"
+    code = f"{start}; from espref.app.cli import main; sys.exit(main({words!r}))"
     study = subprocess.Popen(
         [sys.executable, "-c", code], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

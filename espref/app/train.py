@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+import math
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..report import new_console
-from .config import Config
-from .presets import PRESETS
+from rich.table import Table
+
+from ..train.config import Config
+from ..train.presets import PRESETS
+from ..train.runs import Comparison
+from .report import new_console, number
 
 HIDDEN = ("task", "attention", "seed")
 MODULES = ("torch", "lightning_fabric", "torchmetrics", "sacrebleu", "tensorboard", "sklearn", "babel", "matplotlib")
@@ -73,7 +77,7 @@ def run_command(options: argparse.Namespace) -> int:
         return _study(options)
     import torch
 
-    from .embedded import EMBEDDED
+    from ..train.embedded import EMBEDDED
 
     if options.task in EMBEDDED:  # models too small to gain from more, and the same numbers as in a study
         torch.set_num_threads(1)
@@ -95,10 +99,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 def _train(options: argparse.Namespace) -> int:
     from ..nn.transformer import ATTENTION
-    from .loop import train
-    from .processes import make_fabric
-    from .report import attention_maps, curves, table
-    from .runs import compare, load
+    from ..train.loop import train
+    from ..train.processes import make_fabric
+    from ..train.pictures import attention_maps, curves
+    from ..train.runs import compare, load
 
     console, settings = new_console(), _settings(options)
     kinds = list(dict.fromkeys(options.attention.split(",")))
@@ -133,8 +137,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from .report import table
-    from .studies import run_study
+    from ..train.studies import run_study
 
     console = new_console()
     path = options.record or Path(f"espref-train-{options.study}.json")
@@ -149,9 +152,9 @@ def _study(options: argparse.Namespace) -> int:
 
 def _list() -> int:
     from ..nn.transformer import ATTENTION
-    from .embedded import EMBEDDED
-    from .paper import LOADERS
-    from .studies import STUDIES
+    from ..train.embedded import EMBEDDED
+    from ..train.paper import LOADERS
+    from ..train.studies import STUDIES
 
     groups = (
         ("tasks, data included", EMBEDDED),
@@ -168,3 +171,26 @@ def _list() -> int:
     for name, preset in PRESETS.items():
         print(f"  {name:<24}{preset.source}")
     return 0
+
+
+def table(title: str, rows: list[Comparison]) -> Table:
+    """A rich table: mean and spread over seeds, and the paired difference to the first row."""
+    found = Table(title=title, title_justify="left")
+    for name in (
+        "attention",
+        rows[0].metric,
+        "sd",
+        "seeds",
+        f"minus {rows[0].variant}",
+        "± standard error",
+        "better in",
+    ):
+        found.add_column(name, justify="left" if name == "attention" else "right")
+    for row in rows:
+        paired = ("", "", "") if row is rows[0] else (_number(row.difference, "+"), _number(row.error), f"{row.wins}")
+        found.add_row(row.variant, _number(row.mean), _number(row.sd), str(row.seeds), *paired)
+    return found
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "" if math.isnan(value) else f"{value:{sign}.2f}"

@@ -10,8 +10,9 @@ from __future__ import annotations
 import statistics
 from typing import Any, NamedTuple
 
-from .attention import Step, device_name, peak_mb
-from .plans import row, seconds
+from ..benchmarks import register
+from ..benchmarks.attention import Step, device_name, peak_mb
+from ..benchmarks.plans import row, seconds
 
 KINDS = ("softmax", "sinkhorn", "differential", "esp", "esp-balanced")
 REPEATS = 3
@@ -51,10 +52,10 @@ def step(shape: Shape, kind: str, *, narrow: bool = False, compiled: bool = Fals
     """One training step, ready to be called; ``narrow`` is bfloat16 by autocast."""
     import torch
 
-    from ..train.config import Config
-    from ..train.data import UNKNOWN, Batch, Data
-    from ..train.model import build, loss
-    from ..train.presets import PRESETS
+    from .config import Config
+    from .data import UNKNOWN, Batch, Data
+    from .model import build, loss
+    from .presets import PRESETS
 
     torch.manual_seed(0)
     device, size = torch.device(device_name()), (batch_size(), *shape.size)
@@ -86,7 +87,7 @@ def step(shape: Shape, kind: str, *, narrow: bool = False, compiled: bool = Fals
 
 def _memory(shape: Shape, kind: str, narrow: bool) -> float:
     """Peak memory in MB of a step beyond model, batch and moments, which the step before it has made."""
-    module = "espref.benchmarks.transformers"
+    module = "espref.train.benchmark"
     setup = f"from {module} import SHAPES, step\nrun = step(SHAPES[{SHAPES.index(shape)}], '{kind}', narrow={narrow})\n"
     return peak_mb(lambda: step(shape, kind, narrow=narrow), f"{setup}run()\n# measured\nrun()\n")
 
@@ -115,3 +116,6 @@ def run() -> list[dict[str, Any]]:
     compiling = (False, True) if device_name() == "cuda" else (False,)  # on a CPU it takes longer than all else
     modes = [(narrow, compiled) for narrow in (False, True) for compiled in compiling]
     return [_compare(shape, *mode) for shape in SHAPES for mode in modes]
+
+
+register("transformers", run)

@@ -1,46 +1,19 @@
-"""Tables and pictures of runs."""
+"""Pictures of runs: learning curves, and attention matrices of the trained models."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import atomic
+from .._output import atomic
 from ..plot import new_figure
 from .config import Config
 from .data import Data, collate
 from .model import METRIC, build
-from .runs import Comparison
 
 Results = dict[str, dict[int, dict[str, Any]]]
-
-
-def table(title: str, rows: list[Comparison]) -> Any:
-    """A rich table: mean and spread over seeds, and the paired difference to the first row."""
-    from rich.table import Table
-
-    found = Table(title=title, title_justify="left")
-    for name in (
-        "attention",
-        rows[0].metric,
-        "sd",
-        "seeds",
-        f"minus {rows[0].variant}",
-        "± standard error",
-        "better in",
-    ):
-        found.add_column(name, justify="left" if name == "attention" else "right")
-    for row in rows:
-        paired = ("", "", "") if row is rows[0] else (_number(row.difference, "+"), _number(row.error), f"{row.wins}")
-        found.add_row(row.variant, _number(row.mean), _number(row.sd), str(row.seeds), *paired)
-    return found
-
-
-def _number(value: float, sign: str = "") -> str:
-    return "" if math.isnan(value) else f"{value:{sign}.2f}"
 
 
 def curves(path: Path, data: Data, results: Results, configs: dict[str, Config], out: Path) -> None:

@@ -19,8 +19,8 @@ try:
 except ImportError as missing:
     raise ImportError("the tables need rich: pip install 'espref[verify]'") from missing
 
-from ._environment import environment
-from .claims import Claim, Outcome, Problem
+from .._environment import environment
+from ..claims import Claim, Outcome, Problem
 
 COLOURS = {"holds": "green", "refuted": "cyan", "fails": "bold red", "error": "bold red", "skipped": "yellow"}
 SIGNS = {"at most": "≤", "at least": "≥"}

@@ -21,18 +21,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from ._checks import Array, as_count
-from ._version import __version__
-from .citation import cite
-from .directions import METHODS, direction_weights, sample_directions
-from .expected import SlicedPlan, expected_sliced_plan
-from .files import FileError, atomic, check_writable, read_points, read_weights
-from .lift import slice_costs, transport_cost
+from .._checks import Array, as_count
+from .._output import FileError, atomic, check_writable
+from .._version import __version__
+from ..citation import cite
+from ..directions import METHODS, direction_weights, sample_directions
+from ..expected import SlicedPlan, expected_sliced_plan
+from ..lift import slice_costs, transport_cost
+from .files import read_points, read_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .claims import Problem
+    from ..claims import Problem
 
 #: Directions where none are asked for; "axes" has one for each dimension.
 SLICES = {"lebedev": 110}
@@ -143,8 +144,10 @@ def _clouds(options: argparse.Namespace) -> tuple[Array, Array, Array | None, Ar
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from . import claims, report
-    from .claims.problems import fits
+    from .. import claims
+    from ..claims.problems import fits
+    from ..train import claims as _  # noqa: F401  the claims about training enter the ledger
+    from . import report
 
     own = bool(options.source and options.target)
     seeds = as_count((1 if own else 3) if options.seeds is None else options.seeds, "--seeds")
@@ -233,7 +236,7 @@ def _plan(options: argparse.Namespace) -> int:
     default = x.shape[1] if options.method == "axes" else SLICES.get(options.method, DEFAULT_SLICES)
     count = as_count(default if options.slices is None else options.slices, "--slices")
     seed = as_count(options.seed, "--seed", least=0)
-    directions = sample_directions(count, x.shape[1], method=options.method, seed=seed)
+    directions = sample_directions(count, x.shape[1], method=options.method, rng=seed)
     prior = direction_weights(count, x.shape[1], method=options.method)
     result = expected_sliced_plan(x, y, directions, a, b, beta=options.beta, p=options.p, prior=prior)
     print(f"{len(x)} source and {len(y)} target points in R^{x.shape[1]}, cost |x - y|^{options.p:g}")
@@ -263,7 +266,7 @@ def _costs(result: SlicedPlan, x: Array, y: Array, a: Array | None, b: Array | N
     if find_spec("ot") is None:
         yield "exact and entropic transport need POT: pip install 'espref[verify]'"
         return
-    from . import solvers
+    from .. import solvers
 
     yield line("exact transport", solvers.exact_plan(x, y, a, b, p=p).cost, "the least of all plans")
     weights = [np.full(len(c), 1 / len(c)) if w is None else w for c, w in ((x, a), (y, b))]
@@ -278,7 +281,7 @@ def _costs(result: SlicedPlan, x: Array, y: Array, a: Array | None, b: Array | N
 
 
 def _picture(result: SlicedPlan, x: Array, y: Array) -> Figure:
-    from .plot import draw_matrix, draw_plan, new_figure
+    from ..plot import draw_matrix, draw_plan, new_figure
 
     figure, (left, right) = new_figure(9, 4, columns=2)
     draw_plan(left, result.plan, x, y, f"expected sliced plan, cost {result.cost:.4g}")
@@ -287,8 +290,10 @@ def _picture(result: SlicedPlan, x: Array, y: Array) -> Figure:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from . import benchmarks, report
-    from ._environment import environment
+    from .. import benchmarks
+    from .._environment import environment
+    from ..train import benchmark as _  # noqa: F401  the suite "transformers" is registered
+    from . import report
 
     check_writable(options.json)
     names = benchmarks.suites(options.suite)
@@ -306,7 +311,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     try:
-        from .train.command import add_arguments, run_command
+        from .train import add_arguments, run_command
     except ImportError as error:
         raise ImportError("espref train needs PyTorch and more: pip install 'espref[train]'") from error
     parser = argparse.ArgumentParser(prog="espref train", description="The applications of ESP attention.")
@@ -315,7 +320,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _deviations(options: argparse.Namespace) -> int:
-    from .deviations import deviation_table
+    from ..deviations import deviation_table
 
     print(deviation_table())
     return 0

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._environment import environment
-from .circle import circle_plan
-from .citation import bibliography
-from .claims import Outcome, Problem
-from .claims.circle import WORSE_X, WORSE_Y
-from .directions import sample_directions
-from .expected import expected_sliced_plan, min_sliced_plan
-from .plot import SOURCE, TARGET, draw_matrix, draw_plan, new_figure
+from .._environment import environment
+from ..circle import circle_plan
+from ..citation import bibliography
+from ..claims import Outcome, Problem
+from ..claims.circle import WORSE_X, WORSE_Y
+from ..directions import sample_directions
+from ..expected import expected_sliced_plan, min_sliced_plan
+from ..plot import SOURCE, TARGET, draw_matrix, draw_plan, new_figure
 from .report import by_chapter, comparison, describe, number, summary
 
 if TYPE_CHECKING:

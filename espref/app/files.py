@@ -1,25 +1,18 @@
-"""Reading clouds from files and writing results: one-line errors that name the file and row, no half-written file."""
+"""Clouds and weights from files. Errors are one line and name the file and, where there is one, the row."""
 
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._checks import Array
+from .._checks import Array
+from .._output import FileError
 
 Rows = NDArray[np.intp]
-
-
-class FileError(ValueError):
-    """A file that cannot be used, in one line."""
 
 
 def read_points(path: str | Path) -> Array:
@@ -119,54 +112,3 @@ def _is_number(word: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def check_writable(path: Path | None) -> None:
-    """Refuse a file that could not be written at the end, before the work begins; None is no file.
-
-    Raises
-    ------
-    FileError
-        When the path is a folder, its folder is missing, or may not be written to.
-    """
-    if path is None:
-        return
-    folder = path.parent
-    if path.is_dir():
-        raise FileError(f"{path}: expected a file to write, this is a folder")
-    if not folder.is_dir():
-        raise FileError(f"{path}: the folder {folder} does not exist")
-    if not os.access(folder, os.W_OK):
-        raise FileError(f"{path}: the folder {folder} is not writable")
-
-
-@contextmanager
-def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes it when the block ends well, and is deleted when it does not.
-
-    Raises
-    ------
-    FileError
-        When the file cannot be written.
-    """
-    path = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent or Path("."))
-        os.close(handle)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}") from error
-    draft = Path(name)
-    try:
-        yield draft
-        os.chmod(draft, 0o666 & ~_umask())
-        os.replace(draft, path)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

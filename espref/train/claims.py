@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .ledger import claim
+from ..claims.ledger import claim
 
 NEEDS: tuple[str, ...] = ("torch", "lightning_fabric", "torchmetrics", "sklearn")
 
@@ -16,10 +16,10 @@ NEEDS: tuple[str, ...] = ("torch", "lightning_fabric", "torchmetrics", "sklearn"
 @cache
 def _accuracy(attention: str, **settings: Any) -> float:
     """Test accuracy in percent of a model of one layer, seed 0."""
-    from ..train.config import Config
-    from ..train.loop import train
-    from ..train.processes import make_fabric
-    from ..train.runs import load
+    from .config import Config
+    from .loop import train
+    from .processes import make_fabric
+    from .runs import load
 
     config = Config("digits", attention, depth=1, **settings)
     with tempfile.TemporaryDirectory() as folder:
@@ -70,10 +70,10 @@ def annealing() -> float:
 )
 def resumed() -> float:
     """Data order and dropout depend on seed and epoch alone; weights and optimiser are in the checkpoint."""
-    from ..train import loop
-    from ..train.config import Config
-    from ..train.processes import make_fabric
-    from ..train.runs import load
+    from . import loop
+    from .config import Config
+    from .processes import make_fabric
+    from .runs import load
 
     class Stopped(Exception):
         pass
