@@ -40,7 +40,7 @@ packages: .venv/.test
 resolve: .venv/bin/uv
 	$(BIN)/python tests/resolve.py
 
-test-pythons: .venv/bin/pip
+test-pythons: .venv/.verify
 	$(BIN)/python tests/pythons.py
 
 # 3.11.0 is the oldest Python of pyproject.toml. Versions that still fit are kept, without LOCK=--upgrade.

@@ -15,12 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from espref.chapters import NUMPY_CHAPTERS
+
 ROOT = Path(__file__).parent.parent
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-CHAPTERS = (
-    *("line", "directions", "lift", "expected", "circle"),
-    *("softsort", "softplan", "attention", "planfree", "solvers"),
-)
 
 
 def interpreter(version: str) -> str | None:
@@ -47,7 +45,7 @@ def check(python: str) -> None:
         run(own, "-m", "pip", *install, "--editable", ".[test]")
         ledger = run(own, "-m", "espref", "verify", "--seeds", "1", stdout=subprocess.PIPE, text=True).stdout
         print(ledger.splitlines()[-1], flush=True)
-        files = [f"{name}.py" for chapter in CHAPTERS for name in (f"tests/test_{chapter}", f"espref/{chapter}")]
+        files = [f"{name}.py" for chapter in NUMPY_CHAPTERS for name in (f"tests/test_{chapter}", f"espref/{chapter}")]
         run(own, "-m", "pytest", "-p", "no:cacheprovider", *files)
 
 
