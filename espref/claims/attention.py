@@ -36,8 +36,9 @@ def _sinkhorn(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> at.Attention:
     on="seed",
     tolerance=1e-9,
     source="shahbazi2025espformer, sander2022sinkformers",
-    statement=r"Balanced and hard ESP attention, and Sinkhorn attention at convergence, have row sums 1 and "
-    r"column sums $n / m$, for $n = m$ and $n \ne m$. Largest relative deviation.",
+    statement=r"Balanced and hard ESP attention, and Sinkhorn attention in the limit of its iterations, have "
+    r"row sums 1 and column sums $n / m$.",
+    measured=r"largest relative deviation of a row or column sum, for $n = m$ and $n \ne m$",
 )
 def doubly_stochastic(rng: np.random.Generator) -> float:
     """They are n times plans with uniform marginals."""
@@ -59,8 +60,8 @@ def soft_defect(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-9,
     source="",
-    statement=r"A doubly stochastic attention matrix has spectral norm 1 (hard, balanced, converged Sinkhorn). "
-    r"The residual is the deviation from 1.",
+    statement=r"A doubly stochastic matrix has spectral norm 1.",
+    measured=r"largest deviation of the norm, for hard, balanced and converged Sinkhorn attention",
 )
 def norm_one(rng: np.random.Generator) -> float:
     r"""$\|A\|_2^2 \le \|A\|_1 \|A\|_\infty = 1$, and $A 1 = 1$."""
@@ -81,8 +82,10 @@ def softmax_norm() -> float:
     on="seed",
     tolerance=1e-9,
     source="",
-    statement=r"Doubly stochastic attention conserves the mean of the tokens: $1^\top A V = 1^\top V$. Relative "
-    r"to the spread of the values.",
+    statement=r"Let the attention matrix $A$ be doubly stochastic. Then it keeps the mean of the tokens: "
+    r"$1^\top A V = 1^\top V$.",
+    measured=r"largest deviation of a coordinate of the mean, relative to the standard deviation of the "
+    r"values, for hard, balanced and converged Sinkhorn attention",
 )
 def keeps_mean(rng: np.random.Generator) -> float:
     """The columns of A sum to 1, so $1^T A V = 1^T V$."""
@@ -103,7 +106,9 @@ def softmax_mean(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-9,
     source="",
-    statement=r"Doubly stochastic attention never increases the variance of the tokens, in any coordinate.",
+    statement=r"Let the attention matrix $A$ be doubly stochastic. Then no coordinate of $A V$ has a larger "
+    r"variance than the same coordinate of $V$.",
+    measured=r"largest relative increase of a variance, for hard, balanced and converged Sinkhorn attention",
 )
 def contracts(rng: np.random.Generator) -> float:
     """Centre the values: the norm is 1, and the mean is kept."""
@@ -126,8 +131,9 @@ def softmax_expands() -> float:
     on="fixed",
     tolerance=1e-9,
     source="",
-    statement=r"A lower triangular doubly stochastic matrix is the identity: the largest mass off the diagonal "
-    r"over all of them (a linear program, $n = 6$) is 0. So there is no causal ESP or Sinkhorn attention.",
+    statement=r"A lower triangular doubly stochastic matrix is the identity. So ESP attention and Sinkhorn "
+    r"attention have no causal form.",
+    measured=r"largest mass off the diagonal over all such matrices with $n = 6$, by linear programming",
 )
 def no_causal() -> float:
     """The first row has one entry, so it is 1; then the first column is full, and so on down."""
@@ -157,9 +163,10 @@ def almost_causal() -> float:
     on="seed",
     tolerance=1e-12,
     source="",
-    statement=r"The recurrences give the output of the plain form without building a plan: all sorts, $n = m$ and "
-    r"$n \ne m$, ties included, $\tau$ from $10^{-300}$ to $10^{300}$. Absolute difference for values of unit "
-    r"scale.",
+    statement=r"With the Laplace kernel, recurrences over the sorted scores give the output of ESP attention "
+    r"without a plan, for every sort, all sizes and every $\tau$.",
+    measured=r"largest difference of the outputs for values of unit scale, for $n = m$ and $n \ne m$, ties "
+    r"included, $\tau$ from $10^{-300}$ to $10^{300}$",
 )
 def planfree_equals(rng: np.random.Generator) -> float:
     """The Laplace kernel in sorted order is a product of neighbouring factors."""
@@ -181,8 +188,9 @@ def planfree_equals(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-12,
     source="",
-    statement=r"Permuting keys together with values changes nothing; permuting queries permutes the output (all "
-    r"sorts).",
+    statement=r"Permuting keys together with values leaves the output of ESP attention unchanged. Permuting "
+    r"queries permutes it in the same way.",
+    measured=r"largest difference of the outputs, for all sorts",
 )
 def token_order(rng: np.random.Generator) -> float:
     """The plan is a function of the two clouds."""
@@ -201,8 +209,9 @@ def token_order(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-12,
     source="",
-    statement=r"For $Q = K$ without ties the hard ESP matrix is the identity, and the soft and balanced ones are "
-    r"symmetric and positive semidefinite.",
+    statement=r"For $Q = K$ without ties the hard ESP matrix is the identity, and the soft and the balanced "
+    r"one are symmetric and positive semidefinite.",
+    measured=r"largest difference of an entry, or most negative eigenvalue",
 )
 def self_attention(rng: np.random.Generator) -> float:
     """Each slice matches every point with itself; the soft slices are Gram matrices."""
@@ -220,9 +229,10 @@ def self_attention(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-12,
     source="",
-    statement=r"Scaling queries and keys by $c$ turns $\tau$ into $c^q \tau$ and $\beta$ into $\beta / c^2$: same "
-    r"matrix. So scaling both by $d^{-1/2}$ first, as the released code does, multiplies its $\tau$ by $d$ ($q = "
-    r"2$).",
+    statement=r"Let $c > 0$. The ESP attention matrix of $c\, Q$ and $c K$ at $c^q \tau$ and $\beta / c^2$ is "
+    r"that of $Q$ and $K$ at $\tau$ and $\beta$. In particular, for $q = 2$, scaling both by $d^{-1/2}$ first, "
+    r"as the released code does, is the same as replacing $\tau$ by $d\, \tau$ and $\beta$ by $\beta / d$.",
+    measured=r"largest difference of an entry for $c = 3$, for both kernels, soft and balanced",
 )
 def scaling(rng: np.random.Generator) -> float:
     """Scores scale by c, costs by c squared."""
@@ -241,8 +251,8 @@ def scaling(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-9,
     source="shahbazi2025espformer",
-    statement=r"As $\tau \to 0$ soft and balanced ESP attention tend to the hard one (measured at $10^{-3}$ times "
-    r"the smallest gap): anneal in training, sort hard afterwards.",
+    statement=r"As $\tau \to 0$ soft and balanced ESP attention tend to hard ESP attention.",
+    measured=r"largest difference of the outputs at $\tau = 10^{-3}$ times the smallest gap",
 )
 def anneals(rng: np.random.Generator) -> float:
     """The hard limit of soft plans, slice by slice."""
@@ -259,10 +269,10 @@ def anneals(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=0.1,
     source="shahbazi2025espformer",
-    statement=r"“Soft ESP attention is doubly stochastic at the released settings.” With queries and keys scaled "
-    r"by $d^{-1/2}$, the Gauss kernel at $\tau = 10^{-3}$, unsquared costs summed over a plan of mass $n$ and "
-    r"inverse temperature 10 ($n = 128$ Gaussian tokens, $d = 16$ axes), it misses its marginals; the residual is "
-    r"the largest relative deviation.",
+    statement=r"“Soft ESP attention is doubly stochastic at the released settings.” With queries and keys "
+    r"scaled by $d^{-1/2}$, the Gauss kernel at $\tau = 10^{-3}$, unsquared costs summed over a plan of mass "
+    r"$n$ and inverse temperature 10, it is not, for $n = 128$ Gaussian tokens and $d = 16$ axes.",
+    measured=r"largest relative deviation of a row or column sum",
 )
 def released_softness(rng: np.random.Generator) -> float:
     """In the terms of this package: p = 1 and beta = 10 n. One or two slices carry all the weight, so nothing
@@ -278,9 +288,10 @@ def released_softness(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-12,
     source="vaswani2017attention",
-    statement=r"With the logits $\ell_{ij} = \langle q_i, k_j \rangle / \sqrt d$, row $i$ of softmax attention is the "
-    r"probability vector that maximises $\sum_j A_{ij} \ell_{ij} - \sum_j A_{ij} \log A_{ij}$; the maximum is $\log "
-    r"\sum_j e^{\ell_{ij}}$. Largest difference from it.",
+    statement=r"Let $\ell_{ij} = \langle q_i, k_j \rangle / \sqrt d$. Row $i$ of softmax attention is the "
+    r"probability vector that maximises $\sum_j A_{ij} \ell_{ij} - \sum_j A_{ij} \log A_{ij}$, and the maximum "
+    r"is $\log \sum_j e^{\ell_{ij}}$.",
+    measured=r"largest difference of the value of a row from that maximum",
 )
 def softmax_is_gibbs(rng: np.random.Generator) -> float:
     """Gibbs's variational principle: the difference is a Kullback-Leibler divergence, zero only at softmax."""
@@ -296,8 +307,9 @@ def softmax_is_gibbs(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-12,
     source="sander2022sinkformers",
-    statement=r"After each iteration every column of Sinkhorn attention sums to $n / m$, for $n = m$ and $n \ne m$, and "
-    r"normalising the rows once more makes every row sum to 1. Largest relative deviation.",
+    statement=r"Each iteration of Sinkhorn attention scales rows to sum 1, then columns to sum $n / m$: after "
+    r"it every column sums to $n / m$, and scaling rows and columns once more gives the next iterate.",
+    measured=r"largest relative deviation over the first iterations, for $n = m$ and $n \ne m$",
 )
 def normalises_in_turn(rng: np.random.Generator) -> float:
     """The columns were divided by their sums last. One iteration more is: rows, then columns, divided by their sums."""
@@ -319,8 +331,9 @@ def normalises_in_turn(rng: np.random.Generator) -> float:
     tolerance=1e-9,
     needs=("ot",),
     source="sander2022sinkformers, peyre2019computational",
-    statement=r"Sinkhorn attention at convergence is $n$ times the entropic plan for the cost $|q_i - k_j|^2$ at "
-    r"regularisation $2 \sqrt d$, uniform weights, $n = m$ and $n \ne m$. Largest difference of entries.",
+    statement=r"In the limit of its iterations Sinkhorn attention is $n$ times the entropic plan for the cost "
+    r"$|q_i - k_j|^2$, regularisation $2 \sqrt d$ and uniform weights.",
+    measured=r"largest difference of an entry, for $n = m$ and $n \ne m$",
 )
 def entropic(rng: np.random.Generator) -> float:
     r"""$-|q_i - k_j|^2 / (2 \sqrt d)$ is $\langle q_i, k_j \rangle / \sqrt d$ less a function of $i$ and one of $j$,
@@ -347,9 +360,10 @@ def other_regularisation(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-9,
     source="sander2022sinkformers",
-    statement=r"Sinkhorn attention approaches double stochasticity with its iterations: its defect falls from 2 "
-    r"to 3 to 10 iterations, and balanced ESP attention is below all three. The residual is the largest "
-    r"breach of that order.",
+    statement=r"Sinkhorn attention approaches double stochasticity with its iterations. Balanced ESP attention "
+    r"is closer to it than ten of them.",
+    measured=r"largest breach of this order by the marginal defects of 2, 3 and 10 iterations and of balanced "
+    r"ESP attention",
 )
 def sinkhorn_iterations(rng: np.random.Generator) -> float:
     """The iteration contracts Hilbert's projective metric; balanced sorting stops at 1e-12."""
@@ -365,8 +379,9 @@ def sinkhorn_iterations(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=0.1,
     source="sander2022sinkformers",
-    statement=r"“Three iterations make attention doubly stochastic.” For logits of a few units the rows "
-    r"are still off; the residual is the largest deviation.",
+    statement=r"“Three iterations make Sinkhorn attention doubly stochastic.” For logits of a few units they "
+    r"do not: the rows do not yet sum to 1.",
+    measured=r"largest relative deviation of a row or column sum",
 )
 def three_iterations(rng: np.random.Generator) -> float:
     """Each iteration ends by repairing the columns, at the expense of the rows."""

@@ -28,8 +28,8 @@ def _turn(angle: float) -> np.ndarray:
     on="plane",
     tolerance=1e-14,
     source="",
-    statement=r"The circle plan has marginals $a$ and $b$, at $\beta = 0$ and beyond; largest deviation in units "
-    r"of the mass.",
+    statement=r"The circle plan has marginals $a$ and $b$, for every $\beta$.",
+    measured=r"largest deviation of a row or column sum, at $\beta = 0$ and at one $\beta > 0$",
 )
 def marginals(problem: Problem) -> float:
     """A convex combination of plans, one an arc, is a plan."""
@@ -46,9 +46,11 @@ def marginals(problem: Problem) -> float:
     on="plane",
     tolerance=1e-11,
     source="",
-    statement=r"$G_\theta$ is constant between the angles orthogonal to differences of two points of one cloud. "
-    r"So the mean over the circle is the sum over these arcs of their length times the plan of any direction "
-    r"inside (computed here from slices at random points of the arcs), Gibbs weights included.",
+    statement=r"For $d = 2$ the lifted plan $G_\theta$ is constant between the angles orthogonal to "
+    r"differences of two points of one cloud. So the mean over the circle is the sum over these arcs of their "
+    r"share of the circle times the plan of any direction inside, and likewise with Gibbs weights.",
+    measured=r"$L^1$ distance of the circle plan from the sum over random directions inside the arcs, or "
+    r"relative difference of the costs",
 )
 def sum_over_arcs(problem: Problem) -> float:
     """Between two breakpoints no two projections of one cloud change places."""
@@ -77,8 +79,8 @@ def sum_over_arcs(problem: Problem) -> float:
     on="plane",
     tolerance=1e-11,
     source="",
-    statement=r"Rotating both clouds leaves the circle plan unchanged ($\beta = 0$ and $\beta > 0$); $L^1$ "
-    r"distance of the plans.",
+    statement=r"Rotating both clouds leaves the circle plan unchanged, for every $\beta$.",
+    measured=r"$L^1$ distance of the plans, at $\beta = 0$ and at one $\beta > 0$",
 )
 def rotation(problem: Problem) -> float:
     """The uniform measure on the circle is invariant, and so are distances."""
@@ -107,8 +109,9 @@ def rotation_sampled(problem: Problem) -> float:
     on="seed",
     tolerance=1e-12,
     source="shahbazi2025espformer",
-    statement=r"For three queries and three keys the circle splits among the $3!$ permutations like a pie, and $3 "
-    r"\bar G$ is their mean weighted by angle. The slices of the pie are measured here by sorting in closed form.",
+    statement=r"For three queries and three keys the circle of directions splits into sectors, each with one "
+    r"of the $3!$ permutations, and $3 \bar G$ is the mean of their matrices weighted by angle.",
+    measured=r"largest difference of an entry from the mean over the sectors found by `argsort`",
 )
 def pie(rng: np.random.Generator) -> float:
     """Six breakpoints at most; one permutation an arc."""
@@ -137,9 +140,9 @@ WORSE_Y = np.array([[-0.26478137, 5.48499534], [-0.30031836, -12.67155322], [-0.
     tolerance=0.02,
     source="",
     statement=r"“The expected sliced plan never costs more than the independent coupling $a b^\top$.” For two "
-    r"clouds of three points in the plane, over the whole circle, it does: $\sum_{ij} \bar G_{ij} \langle x_i - "
-    r"\bar x, y_j - \bar y \rangle$ is negative. The residual is its size over the product of the standard "
-    r"deviations.",
+    r"clouds of three points in the plane, $p = 2$ and the whole circle of directions, it does: $\sum_{ij} "
+    r"\bar G_{ij} \langle x_i - \bar x, y_j - \bar y \rangle$ is negative.",
+    measured=r"size of this sum, relative to the product of the standard deviations",
 )
 def worse_than_independent() -> float:
     """Each slice correlates the projections on its own direction, but may anticorrelate all others; where one cloud
@@ -182,8 +185,9 @@ def _slope(method: str, rng: np.random.Generator, repeats: int) -> float:
     on="seed",
     tolerance=0.1,
     source="",
-    statement=r"The error of $L$ random directions against the exact circle plan decays like $L^{-1/2}$; the "
-    r"residual is the deviation of the log-log slope, $L = 16 \dots 512$.",
+    statement=r"The expected plan of $L$ random directions tends to the circle plan like $L^{-1/2}$.",
+    measured=r"deviation of the log-log slope of the root mean square error from $-1/2$, for $L = 16 \dots "
+    r"512$",
 )
 def monte_carlo_rate(rng: np.random.Generator) -> float:
     """The mean of independent plans with finite variance."""
@@ -196,8 +200,9 @@ def monte_carlo_rate(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=-0.9,
     source="",
-    statement=r"Equispaced directions, turned at random, decay like $L^{-1}$: the log-log slope of the error is "
-    r"at most $-0.9$.",
+    statement=r"The expected plan of $L$ equispaced directions, turned at random, tends to the circle plan "
+    r"like $L^{-1}$.",
+    measured=r"log-log slope of the root mean square error, for $L = 16 \dots 512$",
 )
 def equispaced_rate(rng: np.random.Generator) -> float:
     """The integrand is piecewise constant: each jump costs at most one cell of width pi/L."""
@@ -210,7 +215,9 @@ def equispaced_rate(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=-0.55,
     source="",
-    statement=r"Scrambled Sobol directions beat independent ones: the log-log slope of the error is at most $-0.55$.",
+    statement=r"The expected plan of $L$ scrambled Sobol directions tends to the circle plan faster than "
+    r"$L^{-1/2}$, the rate of independent directions.",
+    measured=r"log-log slope of the root mean square error, for $L = 16 \dots 512$",
 )
 def sobol_rate(rng: np.random.Generator) -> float:
     """A piecewise constant integrand of two Gaussian coordinates; no rate is proven here."""

@@ -20,11 +20,12 @@ SCHEMES = (
 
 @claim(
     "directions.unit-length",
-    kind="theorem",
+    kind="property",
     on="seed",
     tolerance=1e-14,
     source="",
     statement=r"Every scheme returns unit vectors: $|\theta_l| = 1$.",
+    measured=r"largest deviation of a length",
 )
 def unit_length(rng: np.random.Generator) -> float:
     """Rows are normalised, or are nodes of the unit sphere by construction."""
@@ -34,11 +35,13 @@ def unit_length(rng: np.random.Generator) -> float:
 
 @claim(
     "directions.orthogonal-blocks",
-    kind="theorem",
+    kind="property",
     on="seed",
     tolerance=1e-14,
     source="",
-    statement=r"Each block of $d$ orthogonal directions satisfies $\Theta \Theta^\top = I$.",
+    statement=r"The rows of each block $\Theta$ of $d$ orthogonal directions are orthonormal: $\Theta "
+    r"\Theta^\top = I$.",
+    measured=r"largest deviation of an entry of $\Theta \Theta^\top$, for $d = 6$",
 )
 def orthogonal_blocks(rng: np.random.Generator) -> float:
     """The blocks are orthogonal factors of Gaussian matrices."""
@@ -52,8 +55,9 @@ def orthogonal_blocks(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=5,
     source="mezzadri2007generate",
-    statement=r"The trace of a $2 \times 2$ block has mean 0 and second moment 1 under the Haar measure; the "
-    r"residual is the deviation of both over $4000$ blocks, in standard errors.",
+    statement=r"Blocks of orthogonal directions follow the Haar measure on the orthogonal group. For $d = 2$ "
+    r"their trace then has mean 0 and second moment 1.",
+    measured=r"larger deviation of these two moments over 4000 blocks, in standard errors",
 )
 def orthogonal_is_haar(rng: np.random.Generator) -> float:
     """Half of O(2) are rotations with trace 2 cos t, of second moment 2; half are reflections with trace 0. QR alone,
@@ -69,8 +73,10 @@ def orthogonal_is_haar(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-14,
     source="",
-    statement=r"Equispaced, orthogonal (in whole blocks), axis and weighted Lebedev directions have the second "
-    r"moment of the sphere exactly: $\sum_l \pi_l\, \theta_l \theta_l^\top = I / d$.",
+    statement=r"Two or more equispaced directions of the plane, whole blocks of orthogonal directions, the "
+    r"axes, and the nodes of a Lebedev rule with its weights have the second moment of the sphere: $\sum_l "
+    r"\pi_l\, \theta_l \theta_l^\top = I / d$.",
+    measured=r"largest deviation of an entry",
 )
 def second_moment(rng: np.random.Generator) -> float:
     """Orthonormal bases resolve the identity; for equispaced angles the sums of cos 2t and sin 2t vanish; a Lebedev
@@ -96,8 +102,9 @@ def random_moment(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=5,
     source="",
-    statement=r"Random and Sobol directions are uniform on the sphere: first and second moments of $4096$ of them "
-    r"in $R^3$ deviate from $0$ and $I / 3$ by few standard errors (the residual).",
+    statement=r"Random and Sobol directions are uniform on the sphere. In particular $\mathrm{E}\, \theta = 0$ "
+    r"and $\mathrm{E}\, \theta \theta^\top = I / d$.",
+    measured=r"largest deviation of these moments over 4096 directions of $R^3$, in standard errors",
 )
 def random_is_uniform(rng: np.random.Generator) -> float:
     """A Gaussian vector is invariant under rotations, so its direction is uniform."""
@@ -116,8 +123,9 @@ def random_is_uniform(rng: np.random.Generator) -> float:
     on="fixed",
     tolerance=1e-13,
     source="",
-    statement=r"With its own weights the 50-point Lebedev rule integrates the even moments of the sphere exactly: "
-    r"$\sum_l \pi_l\, \theta_{l,3}^{2k} = 1 / (2k + 1)$ for $2k \le 10$.",
+    statement=r"The 50-point Lebedev rule with its weights integrates the even moments of the sphere exactly "
+    r"up to degree 10: $\sum_l \pi_l\, \theta_{l,3}^{2k} = 1 / (2k + 1)$ for $2k \le 10$.",
+    measured=r"largest deviation of a moment",
 )
 def lebedev_is_exact() -> float:
     """On the sphere of $R^3$ each coordinate is uniform on [-1, 1] (Archimedes)."""
@@ -135,12 +143,13 @@ def lebedev_unweighted() -> float:
 
 @claim(
     "directions.same-seed-same-bits",
-    kind="theorem",
+    kind="property",
     on="seed",
     tolerance=0,
     source="",
-    statement=r"The same seed gives the same directions, bit for bit, in every scheme; the residual counts the "
-    r"schemes that differ, or that give the same random directions for another seed.",
+    statement=r"In every scheme the same seed gives the same directions, bit for bit. In the random schemes "
+    r"another seed gives other directions.",
+    measured=r"number of violations",
 )
 def same_seed(rng: np.random.Generator) -> float:
     """Random numbers come from the seed alone."""

@@ -32,7 +32,8 @@ def _plan(problem: Problem, scale: float, power: int, sort: str) -> np.ndarray:
     on="pair",
     tolerance=1e-12,
     source="shahbazi2025espformer",
-    statement=r"Every soft plan is nonnegative and has total mass 1, balanced or not.",
+    statement=r"Every soft plan is nonnegative and has total mass 1, with SoftSort and balanced.",
+    measured=r"largest deviation of the mass, or largest negative entry",
 )
 def mass_one(problem: Problem) -> float:
     """Rows of both soft sorts sum to 1, and the plan between ranks has mass 1."""
@@ -46,8 +47,9 @@ def mass_one(problem: Problem) -> float:
     on="square",
     tolerance=1e-12,
     source="",
-    statement=r"For $n = m$ and uniform weights the row sums of $n\, G = P^\top Q$ are the column sums of $P$, "
-    r"its column sums those of $Q$.",
+    statement=r"For $n = m$ and uniform weights the soft plan is $G = \frac1n P^\top Q$. The row sums of $n\, "
+    r"G$ are the column sums of $P$, and its column sums are those of $Q$.",
+    measured=r"largest difference of a sum",
 )
 def column_sums(problem: Problem) -> float:
     r"""$P^\top Q 1 = P^\top 1$ and $Q^\top P 1 = Q^\top 1$."""
@@ -67,8 +69,9 @@ def column_sums(problem: Problem) -> float:
     on="pair",
     tolerance=1e-11,
     source="",
-    statement=r"With balanced sorts the soft plan has marginals $a$ and $b$ at every $\tau$, for all weights, "
-    r"sizes and ties. Largest deviation relative to the largest weight.",
+    statement=r"With balanced soft sorts the soft plan has marginals $a$ and $b$ at every $\tau > 0$, for all "
+    r"weights, sizes and ties.",
+    measured=r"largest deviation of a row or column sum, relative to the largest weight",
 )
 def balanced_plan(problem: Problem) -> float:
     r"""$P^\top a_{()} = a$ for the weighted balanced sort, and likewise for the target."""
@@ -95,8 +98,9 @@ def soft_defect(problem: Problem) -> float:
     on="seed",
     tolerance=0.15,
     source="shahbazi2025espformer",
-    statement=r"“The plan $\frac1n P^\top Q$ of SoftSort has uniform marginals.” At $\tau = 0.1$ (Laplace) it "
-    r"misses them for 64 Gaussian scores a side; the residual is the largest relative deviation.",
+    statement=r"“The plan $\frac1n P^\top Q$ of SoftSort has uniform marginals.” With the Laplace kernel at "
+    r"$\tau = 0.1$ it does not, for 64 Gaussian scores on each side.",
+    measured=r"largest relative deviation of a row or column sum",
 )
 def soft_not_plan(rng: np.random.Generator) -> float:
     """Its marginals are column sums of row-stochastic matrices."""
@@ -110,9 +114,10 @@ def soft_not_plan(rng: np.random.Generator) -> float:
     on="pair",
     tolerance=1e-12,
     source="liu2025est, prillo2020softsort",
-    statement=r"As $\tau \to 0$ the soft plan, balanced or not, tends to the tie-splitting plan of the line, "
-    r"weights and ties included: equal at $\tau = 0$, and at $10^{-6}$ times the smallest gap. Scores are "
-    r"rounded, so that many tie.",
+    statement=r"As $\tau \to 0$ the soft plan, with SoftSort or balanced, tends to the tie-splitting plan of "
+    r"the line, for all weights and ties.",
+    measured=r"largest difference of an entry at $\tau = 0$ and $10^{-6}$, on scores rounded so that many are "
+    r"tied",
 )
 def hard_limit(problem: Problem) -> float:
     """Within a class of equal scores the weighted soft sort spreads every rank in proportion to the weights."""
@@ -132,8 +137,8 @@ def hard_limit(problem: Problem) -> float:
     on="pair",
     tolerance=1e-9,
     source="",
-    statement=r"As $\tau \to \infty$ the soft plan tends to the independent coupling $a b^\top$ (measured at "
-    r"$10^{12}$).",
+    statement=r"As $\tau \to \infty$ the soft plan tends to the independent coupling $a b^\top$.",
+    measured=r"largest difference of an entry at $\tau = 10^{12}$",
 )
 def flat_limit(problem: Problem) -> float:
     """Both soft sorts forget the scores and spread every rank in proportion to the weights."""
@@ -147,8 +152,10 @@ def flat_limit(problem: Problem) -> float:
     on="square",
     tolerance=1e-12,
     source="",
-    statement=r"$n \langle C, G \rangle = \sum_j c^P_j |x_j|^2 + \sum_k c^Q_k |y_k|^2 - 2 \langle P x, Q y "
-    r"\rangle$ for the squared cost, with the column sums $c^P = P^\top 1$, $c^Q = Q^\top 1$. Relative residual.",
+    statement=r"Let $n = m$ and the weights be uniform, and let $c^P = P^\top 1$, $c^Q = Q^\top 1$ be the "
+    r"column sums. For the squared cost, $n \langle C, G \rangle = \sum_j c^P_j |x_j|^2 + \sum_k c^Q_k |y_k|^2 "
+    r"- 2 \langle P x, Q y \rangle$.",
+    measured=r"difference of the two sides, relative to the first two terms on the right",
 )
 def cost_identity(problem: Problem) -> float:
     """Expand the square; the cross term is the trace of $x^T P^T Q y$."""
@@ -170,8 +177,9 @@ def cost_identity(problem: Problem) -> float:
     on="pair",
     tolerance=1e-12,
     source="",
-    statement=r"The soft plan of a uniform cloud with itself is symmetric and positive semidefinite. Asymmetry, "
-    r"or the most negative eigenvalue, relative to the largest.",
+    statement=r"The soft plan of a cloud with itself, with uniform weights, is symmetric and positive "
+    r"semidefinite.",
+    measured=r"largest asymmetry, or most negative eigenvalue, relative to the largest eigenvalue",
 )
 def same_cloud(problem: Problem) -> float:
     r"""$\frac1n P^\top P$ is a Gram matrix."""
@@ -196,8 +204,10 @@ def two_clouds(problem: Problem) -> float:
     on="pair",
     tolerance=1e-11,
     source="shahbazi2025espformer, liu2025est",
-    statement=r"At $\tau = 0$ the expected soft plan is the expected sliced plan with split ties, Gibbs weights "
-    r"included (axis directions, so that grids tie).",
+    statement=r"At $\tau = 0$ the expected soft plan is the expected sliced plan with split ties, at every "
+    r"$\beta$.",
+    measured=r"largest difference of an entry, or relative difference of the costs, along axes, where grids "
+    r"tie",
 )
 def expected_hard_limit(problem: Problem) -> float:
     """Slice by slice, by the limit of the line; equal plans have equal costs and weights."""
@@ -215,8 +225,9 @@ def expected_hard_limit(problem: Problem) -> float:
     tolerance=1e-9,
     needs=("ot",),
     source="",
-    statement=r"Balanced expected soft plans are plans, so they cost at least $W_2^2$, at every $\tau$ and "
-    r"$\beta$. Relative shortfall.",
+    statement=r"A balanced expected soft plan is a plan, so it costs at least $W_2^2$, at every $\tau$ and "
+    r"$\beta$.",
+    measured=r"largest shortfall, relative to $W_2^2$",
 )
 def balanced_above_wasserstein(problem: Problem) -> float:
     """W minimises over all plans."""

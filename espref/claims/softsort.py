@@ -27,7 +27,8 @@ def _every(s: np.ndarray, taus=TAUS):
     on="seed",
     tolerance=1e-12,
     source="prillo2020softsort",
-    statement=r"Every row of a soft sort is a probability vector: $P \ge 0$, $P 1 = 1$.",
+    statement=r"Every row of a soft permutation is a probability vector: $P \ge 0$, $P 1 = 1$.",
+    measured=r"largest deviation of a row sum, or largest negative entry",
 )
 def rows_sum(rng: np.random.Generator) -> float:
     """Rows are divided by their sums; balanced ones are scaled until they sum to 1."""
@@ -41,7 +42,9 @@ def rows_sum(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-14,
     source="prillo2020softsort",
-    statement=r"Row $i$ of SoftSort, read in sorted order, rises up to the score of rank $i$ and falls after it.",
+    statement=r"Row $i$ of SoftSort, with its columns in sorted order, increases up to the score of rank $i$ "
+    r"and decreases after it.",
+    measured=r"largest step in the wrong direction",
 )
 def unimodal(rng: np.random.Generator) -> float:
     """The kernel falls with the distance from the i-th smallest score, and sorting orders the distances."""
@@ -60,8 +63,9 @@ def unimodal(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-15,
     source="prillo2020softsort",
-    statement=r"Without ties SoftSort tends to the sorting permutation: $|P_{ij} - 1[j = \sigma(i)]| \le (n - 1)\, "
-    r"e^{-g^q / \tau}$, with $g$ the smallest gap between scores. Largest violation.",
+    statement=r"Without ties SoftSort tends to the sorting permutation $\sigma$ as $\tau \to 0$: $|P_{ij} - "
+    r"1[j = \sigma(i)]| \le (n - 1)\, e^{-g^q / \tau}$, with $g$ the smallest gap between scores.",
+    measured=r"largest violation, for $\tau$ from $0.02\, g^q$ to $2\, g^q$",
 )
 def small_tau(rng: np.random.Generator) -> float:
     """Off the diagonal K is at most the bound's exponential, and the row sum is at least 1."""
@@ -88,8 +92,9 @@ def tied_limit() -> float:
     on="seed",
     tolerance=1e-9,
     source="prillo2020softsort",
-    statement=r"As $\tau \to 0$ both soft sorts tend to the permutation averaged over ties, as $\tau \to \infty$ to "
-    r"$\frac1n 1 1^\top$. Measured on scores with ties at $\tau = 10^{-9}$ and $10^{12}$.",
+    statement=r"As $\tau \to 0$ both soft permutations, SoftSort and balanced, tend to the sorting permutation "
+    r"averaged over ties; as $\tau \to \infty$ they tend to $\frac1n 1 1^\top$.",
+    measured=r"largest difference of an entry on scores with ties, at $\tau = 0$, $10^{-9}$ and $10^{12}$",
 )
 def limits(rng: np.random.Generator) -> float:
     """The kernel tends to the indicator of equal scores, or to 1; both are balanced within a class."""
@@ -108,8 +113,9 @@ def limits(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-11,
     source="prillo2020softsort",
-    statement=r"$P_\tau(s + t) = P_\tau(s)$, $P_{c^q \tau}(c\, s) = P_\tau(s)$ for $c > 0$, and $P(s \Pi) = "
-    r"P(s)\, \Pi$ for a permutation $\Pi$ of the scores.",
+    statement=r"Let $c > 0$, and let $\Pi$ be a permutation matrix. Then $P_\tau(s + t) = P_\tau(s)$, $P_{c^q "
+    r"\tau}(c\, s) = P_\tau(s)$ and $P_\tau(s \Pi) = P_\tau(s)\, \Pi$.",
+    measured=r"largest difference of an entry, for both kernels, SoftSort and balanced",
 )
 def invariances(rng: np.random.Generator) -> float:
     """Only differences of scores over tau to the power 1/q enter, and columns follow their scores."""
@@ -128,8 +134,9 @@ def invariances(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-11,
     source="",
-    statement=r"The soft-sorted scores $P s$ are ascending at every $\tau$, for both kernels and both "
-    r"normalisations. The residual is the largest descent.",
+    statement=r"The soft-sorted scores $P s$ are ascending at every $\tau$, for both kernels, SoftSort and "
+    r"balanced.",
+    measured=r"largest descent between neighbours",
 )
 def sorts_softly(rng: np.random.Generator) -> float:
     r"""$e^{-|s - t|^q / \tau}$ with q >= 1 is a log-concave function of s - t, hence totally positive of order 2,
@@ -154,9 +161,11 @@ def looking_away() -> float:
     on="seed",
     tolerance=1e-12,
     source="",
-    statement=r"With the local density $Z = K 1$, the column sum of SoftSort at score $j$ is a mean of $Z_j / "
-    r"Z_i$ with weights $K_{ij} / Z_j$: it lies between $\min_i Z_j / Z_i$ and $\max_i Z_j / Z_i$, and is 1 where "
-    r"the density is locally constant. Largest violation.",
+    statement=r"Let $K_{ij} = e^{-|s_i - s_j|^q / \tau}$, and let $Z = K 1$ be the local density. The column "
+    r"sum of SoftSort at score $s_j$ is $\sum_i \frac{K_{ij}}{Z_j} \frac{Z_j}{Z_i}$, a weighted mean of $Z_j / "
+    r"Z_i$. So it lies between the minimum and the maximum of these ratios, and is 1 where the density is "
+    r"locally constant.",
+    measured=r"largest difference from the mean, or violation of the bounds",
 )
 def column_sums(rng: np.random.Generator) -> float:
     r"""$c_j = \sum_i K_{ij} / Z_i = \sum_i (K_{ij} / Z_j)\, Z_j / Z_i$, and the weights sum to 1 by symmetry of K."""
@@ -180,9 +189,10 @@ def column_sums(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=0.15,
     source="prillo2020softsort, shahbazi2025espformer",
-    statement=r"“A soft sort has column sums 1, like the permutation it relaxes.” SoftSort of 128 Gaussian scores "
-    r"with the Gauss kernel at $\tau = 0.032$ (the released ESPFormer's setting for heads of 32 coordinates) "
-    r"misses them; the residual is the largest deviation.",
+    statement=r"“A soft sort has column sums 1, like the permutation it relaxes.” SoftSort of 128 Gaussian "
+    r"scores with the Gauss kernel at $\tau = 0.032$ (the released ESPFormer's setting for heads of 32 "
+    r"coordinates) does not.",
+    measured=r"largest deviation of a column sum",
 )
 def not_doubly_stochastic(rng: np.random.Generator) -> float:
     """Rows are normalised, columns are not; crowded scores receive more than lonely ones."""
@@ -195,8 +205,9 @@ def not_doubly_stochastic(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-6,
     source="",
-    statement=r"The largest deviation of SoftSort's column sums from 1 vanishes as $\tau \to 0$ and as $\tau \to "
-    r"\infty$ (here $10^{-9}$ and $10^{9}$), and not between.",
+    statement=r"The deviation of SoftSort's column sums from 1 vanishes as $\tau \to 0$ and as $\tau \to "
+    r"\infty$, but not in between.",
+    measured=r"largest deviation at $\tau = 10^{-9}$ and $10^9$",
 )
 def defect_ends(rng: np.random.Generator) -> float:
     """Both limits, the permutation and the constant matrix, are doubly stochastic."""
@@ -217,9 +228,9 @@ def defect_middle(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-12,
     source="",
-    statement=r"In sorted order $K_{ij} = e^{-|s_{(i)} - s_{(j)}|^q / \tau}$ is symmetric and positive "
-    r"semidefinite for $q = 1, 2$ (definite without ties). The residual is the most negative eigenvalue over the "
-    r"largest, or asymmetry.",
+    statement=r"For $q = 1, 2$ the matrix $K_{ij} = e^{-|s_{(i)} - s_{(j)}|^q / \tau}$ is symmetric and "
+    r"positive semidefinite, and positive definite without ties.",
+    measured=r"most negative eigenvalue, relative to the largest, or largest asymmetry",
 )
 def positive_definite(rng: np.random.Generator) -> float:
     """Both are Fourier transforms of positive measures, Cauchy's and Gauss's (Bochner)."""
@@ -246,8 +257,9 @@ def fourth_power() -> float:
     on="seed",
     tolerance=1e-11,
     source="marshall1968scaling, sinkhorn1967diagonal",
-    statement=r"The balanced soft sort $\mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, \Pi$ is doubly stochastic at "
-    r"every $\tau$, ties and outliers included: largest deviation of rows and columns from 1.",
+    statement=r"The balanced soft permutation $\mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, \Pi$ is doubly "
+    r"stochastic at every $\tau > 0$, ties and outliers included.",
+    measured=r"largest deviation of a row or column sum",
 )
 def balanced_marginals(rng: np.random.Generator) -> float:
     """A symmetric matrix with positive entries has exactly one symmetric scaling of that kind."""
@@ -266,8 +278,8 @@ def balanced_marginals(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-10,
     source="marshall1968scaling",
-    statement=r"The scaling $d > 0$ with $\mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, 1 = 1$ is unique: the "
-    r"iteration reaches the same $d$ from random starts. Relative difference.",
+    statement=r"There is exactly one $d > 0$ with $\mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, 1 = 1$.",
+    measured=r"largest relative difference between the limits of the iteration from random starts",
 )
 def unique_scaling(rng: np.random.Generator) -> float:
     r"""It is the stationary point of the strictly convex function $\frac12 \sum_{ij} e^{u_i} K_{ij} e^{u_j} -
@@ -286,9 +298,10 @@ def unique_scaling(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-6,
     source="",
-    statement=r"At the fixed point the map $d \mapsto \sqrt{d / (K d)}$ has in $\log d$ the Jacobian $\frac12 (I "
-    r"- S)$ with $S = \mathrm{diag}(d)\, K\, \mathrm{diag}(d)$ (finite differences), whose eigenvalues lie in "
-    r"$[0, \frac12]$.",
+    statement=r"Let $d$ be the fixed point of the map $d \mapsto \sqrt{d / (K d)}$, and let $S = "
+    r"\mathrm{diag}(d)\, K\, \mathrm{diag}(d)$. In $\log d$ the map has the Jacobian $\frac12 (I - S)$ there, "
+    r"with eigenvalues in $[0, \frac12]$.",
+    measured=r"largest difference of an entry from central differences, or largest excess of an eigenvalue",
 )
 def jacobian(rng: np.random.Generator) -> float:
     """Differentiate; S is doubly stochastic and positive semidefinite, so its spectrum lies in [0, 1]."""
@@ -310,9 +323,9 @@ def jacobian(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=0.51,
     source="",
-    statement=r"Near the fixed point every round of the balanced scaling shrinks the error in $\log d$ (Euclidean "
-    r"norm) to at most one half, whatever $\tau$: the residual is the largest ratio of successive errors below "
-    r"$10^{-2}$.",
+    statement=r"Near the fixed point every iteration of the balanced scaling at least halves the Euclidean "
+    r"error in $\log d$, whatever $\tau$.",
+    measured=r"largest ratio of successive errors below $10^{-2}$",
 )
 def rate(rng: np.random.Generator) -> float:
     """The Jacobian is symmetric with norm at most 1/2; the remainder is quadratic."""
@@ -336,8 +349,9 @@ def rate(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-11,
     source="",
-    statement=r"Balanced soft sorting keeps the mean of the scores and never increases their variance: $1^\top P "
-    r"s = 1^\top s$, $|P s - \bar s| \le |s - \bar s|$. Violations relative to the standard deviation.",
+    statement=r"The balanced soft permutation keeps the mean of the scores, $1^\top P s = 1^\top s$, and does "
+    r"not increase their variance, $|P s - \bar s| \le |s - \bar s|$.",
+    measured=r"largest violation, relative to the standard deviation of the scores",
 )
 def keeps_mean(rng: np.random.Generator) -> float:
     """Columns sum to 1; doubly stochastic matrices have norm 1."""

@@ -17,8 +17,10 @@ from .problems import Problem
     tolerance=0.01,
     needs=("ot",),
     source="flamary2021pot",
-    statement=r"“The slice costs that POT 0.9.7 returns are the costs of its slice plans.” They are not for $n = "
-    r"m = 7$: the residual is the relative difference from $\langle C, G \rangle$ of the plan returned with them.",
+    statement=r"“The slice costs that POT 0.9.7 returns are the costs of its slice plans.” They are not for $n "
+    r"= m = 7$.",
+    measured=r"relative difference of the returned cost from $\langle C, G \rangle$ of the plan returned with "
+    r"it",
 )
 def pot_costs() -> float:
     """Counterexample by computation; the plans themselves are right, see `solvers.pot-plans-agree`."""
@@ -38,9 +40,9 @@ def pot_costs() -> float:
     tolerance=0.1,
     needs=("ot",),
     source="flamary2021pot",
-    statement=r"“POT's network simplex finds an optimal plan, whatever the unit of length.” For two clouds of 20 "
-    r"points, $10^{-8}$ across, POT 0.9.7 returns a plan that is not, and does not warn; the residual is what it costs "
-    r"above the best assignment, relative to it.",
+    statement=r"“POT's network simplex finds an optimal plan, whatever the unit of length.” For two clouds of "
+    r"20 points, $10^{-8}$ across, POT 0.9.7 returns a plan that is not optimal, without a warning.",
+    measured=r"excess of its cost over that of the best assignment, relative to the latter",
 )
 def pot_scale() -> float:
     """Counterexample by computation: improvements of some $10^{-14}$ are taken for none. So `exact_plan` divides the
@@ -56,13 +58,14 @@ def pot_scale() -> float:
 
 @claim(
     "solvers.pot-plans-agree",
-    kind="theorem",
+    kind="property",
     on="pair",
     tolerance=1e-14,
     needs=("ot",),
     source="flamary2021pot",
-    statement=r"POT's slice plans, averaged with recomputed costs, are the expected sliced plan with ties kept in "
-    r"order, when no two points are tied.",
+    statement=r"Without ties, POT's slice plans averaged with the Gibbs weights of their costs are the "
+    r"expected sliced plan.",
+    measured=r"largest difference of an entry, with the costs of POT's plans computed here",
 )
 def pot_plans(problem: Problem) -> float:
     """Two implementations of one definition. Points are shaken a little, so that none are tied."""
@@ -83,9 +86,10 @@ def pot_plans(problem: Problem) -> float:
     tolerance=1e-12,
     needs=("ot",),
     source="peyre2019computational",
-    statement=r"The exact plan has marginals $a$, $b$, and its cost equals the dual value "
-    r"$\sum_i a_i f_i + \sum_j b_j g_j$ of potentials with $f_i + g_j \le C_{ij}$. Residual "
-    r"relative to the largest cost.",
+    statement=r"The exact plan $G$ is optimal: it has marginals $a$ and $b$, and there are potentials with "
+    r"$f_i + g_j \le C_{ij}$ and $\sum_i a_i f_i + \sum_j b_j g_j = \langle C, G \rangle$.",
+    measured=r"difference of the two values, relative to the largest cost, or largest deviation of a row or "
+    r"column sum",
 )
 def exact_is_optimal(problem: Problem) -> float:
     """Duality: any such pair of potentials bounds the cost of every plan from below. Those of an optimal plan are the
@@ -116,9 +120,10 @@ def _regularisation(problem: Problem) -> float:
     tolerance=1e-6,
     needs=("ot",),
     source="peyre2019computational",
-    statement=r"The Sinkhorn plan minimises $\langle C, G \rangle - \varepsilon H(G)$ over all plans. So at equal "
-    r"cost no plan has more entropy $H(G) = -\sum G \log G$: the expected sliced plan is at most as spread. "
-    r"Violation relative to $\varepsilon$, a twentieth of the largest cost.",
+    statement=r"The Sinkhorn plan minimises $\langle C, G \rangle - \varepsilon H(G)$ over all plans, with the "
+    r"entropy $H(G) = -\sum_{ij} G_{ij} \log G_{ij}$. So no plan of equal cost has more entropy.",
+    measured=r"most by which the expected sliced plan or the independent coupling is below this minimum, "
+    r"relative to $\varepsilon$, a twentieth of the largest cost",
 )
 def entropy_is_largest(problem: Problem) -> float:
     """The objective is strictly convex; the iteration converges to its minimum. The expected sliced plan and the
@@ -144,9 +149,11 @@ def entropy_is_largest(problem: Problem) -> float:
     tolerance=1.0,
     needs=("ot",),
     source="",
-    statement=r"With $L$ slices (ties kept in order) the expected sliced plan has at most $L (n + m - 1)$ nonzero "
-    r"entries, where the Sinkhorn plan of regularisation a twentieth of the largest cost fills all $n m$ "
-    r"pairs of positive weight. The residual is the larger of both counts, as a share of what is allowed.",
+    statement=r"Without ties the expected sliced plan of $L$ slices has at most $L (n + m - 1)$ nonzero "
+    r"entries. The Sinkhorn plan is positive at all pairs of points with positive weight.",
+    measured=r"larger of two ratios: entries of the sliced plan over $L (n + m - 1)$, with ties kept in order, "
+    r"and pairs of positive weight over nonzero entries of the Sinkhorn plan, at a regularisation of a "
+    r"twentieth of the largest cost",
 )
 def sparser(problem: Problem) -> float:
     """At most n + m - 1 entries a slice; scaling a positive kernel leaves it positive."""
