@@ -8,17 +8,19 @@ import numpy as np
 
 from .. import circle, expected, lift
 from .. import directions as dirs
+from .._checks import Array
 from .ledger import claim
 from .problems import Problem
 
 
 def _scale(problem: Problem) -> float:
-    """An inverse temperature that suits the problem's costs."""
+    """An inverse temperature at which the weights are neither equal nor concentrated on one slice."""
     costs = lift.slice_costs(problem.x, problem.y, problem.directions(), problem.a, problem.b)
     return 1.0 / float(max(costs.std(), 1e-3 * costs.max()))
 
 
-def _turn(angle: float) -> np.ndarray:
+def _turn(angle: float) -> Array:
+    """Rotation of the plane."""
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
@@ -32,11 +34,13 @@ def _turn(angle: float) -> np.ndarray:
     measured=r"largest deviation of a row or column sum, at $\beta = 0$ and at one $\beta > 0$",
 )
 def marginals(problem: Problem) -> float:
-    """A convex combination of plans, one an arc, is a plan."""
+    """A convex combination of plans, one for each arc, is a plan."""
     worst = 0.0
     for beta in (0.0, _scale(problem)):
         plan = circle.circle_plan(problem.x, problem.y, problem.a, problem.b, beta=beta).plan
-        worst = max(worst, abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
+        worst = max(
+            worst, float(abs(plan.sum(axis=1) - problem.a).max()), float(abs(plan.sum(axis=0) - problem.b).max())
+        )
     return worst
 
 
@@ -53,7 +57,7 @@ def marginals(problem: Problem) -> float:
     r"relative difference of the costs",
 )
 def sum_over_arcs(problem: Problem) -> float:
-    """Between two breakpoints no two projections of one cloud change places."""
+    """Between two such angles no two points of one cloud change their order."""
     ends = []
     for cloud, weights in ((problem.x, problem.a), (problem.y, problem.b)):
         for point in cloud[weights > 0]:
@@ -62,10 +66,10 @@ def sum_over_arcs(problem: Problem) -> float:
     angles = np.sort(np.concatenate(ends))
     angles = np.append(angles, angles[0] + np.pi)
     lengths = np.diff(angles)
-    keep = lengths > 1e-12
-    inside = (angles[:-1] + problem.rng(8).uniform(0.2, 0.8, len(lengths)) * lengths)[keep]
+    proper = lengths > 1e-12
+    inside = (angles[:-1] + problem.rng(8).uniform(0.2, 0.8, len(lengths)) * lengths)[proper]
     directions = np.column_stack([np.cos(inside), np.sin(inside)])
-    beta, prior = _scale(problem), lengths[keep] / lengths[keep].sum()
+    beta, prior = _scale(problem), lengths[proper] / lengths[proper].sum()
     slices = expected.expected_sliced_plan(
         problem.x, problem.y, directions, problem.a, problem.b, beta=beta, prior=prior
     )
@@ -83,24 +87,24 @@ def sum_over_arcs(problem: Problem) -> float:
     measured=r"$L^1$ distance of the plans, at $\beta = 0$ and at one $\beta > 0$",
 )
 def rotation(problem: Problem) -> float:
-    """The uniform measure on the circle is invariant, and so are distances."""
+    """Rotations leave the uniform measure on the circle and all distances unchanged."""
     turn, worst = _turn(1.234), 0.0
     for beta in (0.0, _scale(problem)):
-        plain, turned = (
+        unturned, turned = (
             circle.circle_plan(x, y, problem.a, problem.b, beta=beta).plan
             for x, y in ((problem.x, problem.y), (problem.x @ turn, problem.y @ turn))
         )
-        worst = max(worst, float(abs(plain - turned).sum()))
+        worst = max(worst, float(abs(unturned - turned).sum()))
     return worst
 
 
 @rotation.without("the whole circle: sixteen fixed directions", at_least=1e-3)
 def rotation_sampled(problem: Problem) -> float:
-    """A sampled plan is invariant only in law."""
+    """The plan of sampled directions has the same law after a rotation, but is another plan."""
     turn, directions = _turn(1.234), problem.directions()
-    plain = expected.expected_sliced_plan(problem.x, problem.y, directions, problem.a, problem.b).plan
+    unturned = expected.expected_sliced_plan(problem.x, problem.y, directions, problem.a, problem.b).plan
     turned = expected.expected_sliced_plan(problem.x @ turn, problem.y @ turn, directions, problem.a, problem.b).plan
-    return float(abs(plain - turned).sum())
+    return float(abs(unturned - turned).sum())
 
 
 @claim(
@@ -114,7 +118,7 @@ def rotation_sampled(problem: Problem) -> float:
     measured=r"largest difference of an entry from the mean over the sectors found by `argsort`",
 )
 def pie(rng: np.random.Generator) -> float:
-    """Six breakpoints at most; one permutation an arc."""
+    """The order of three projections changes at three angles for each cloud. Between them it is one permutation."""
     x, y = rng.normal(size=(2, 3, 2))
     ends = [
         np.arctan2((c[i] - c[j])[0], -(c[i] - c[j])[1]) % np.pi for c in (x, y) for i, j in ((0, 1), (0, 2), (1, 2))
@@ -128,7 +132,7 @@ def pie(rng: np.random.Generator) -> float:
     return float(abs(3 * circle.circle_plan(x, y).plan.toarray() - mean).max())
 
 
-#: Two clouds of three points for which the mean over all directions is worse than no matching at all.
+#: Two clouds of three points for which the mean over all directions costs more than the independent coupling.
 WORSE_X = np.array([[0.75397544, -0.19962441], [0.90637277, -0.18335367], [-7.74564652, 1.38127945]])
 WORSE_Y = np.array([[-0.26478137, 5.48499534], [-0.30031836, -12.67155322], [-0.74417852, 2.22838648]])
 
@@ -145,8 +149,8 @@ WORSE_Y = np.array([[-0.26478137, 5.48499534], [-0.30031836, -12.67155322], [-0.
     measured=r"size of this sum, relative to the product of the standard deviations",
 )
 def worse_than_independent() -> float:
-    """Each slice correlates the projections on its own direction, but may anticorrelate all others; where one cloud
-    is long across the other, the latter can win."""
+    """Each slice correlates the projections on its own direction, but may anticorrelate those on all others. If the two
+    clouds are elongated across each other, the others can prevail."""
     x, y = WORSE_X - WORSE_X.mean(axis=0), WORSE_Y - WORSE_Y.mean(axis=0)
     plan = circle.circle_plan(x, y).plan
     return float(-np.sum(x * (plan @ y)) / np.sqrt((x**2).sum(axis=1).mean() * (y**2).sum(axis=1).mean()))
@@ -156,7 +160,7 @@ def worse_than_independent() -> float:
     "the mean over directions: the cheapest slice is better than independence", at_least=0.02
 )
 def best_slice_is_better() -> float:
-    """Among all directions there is one that gains."""
+    """Some direction has a plan that costs less."""
     angles = dirs.sample_directions(500, 2, method="equispaced")
     smallest = expected.min_sliced_plan(WORSE_X, WORSE_Y, angles).cost
     independent = lift.transport_cost(np.full((3, 3), 1 / 9), WORSE_X, WORSE_Y)
@@ -167,12 +171,12 @@ COUNTS = np.array([16, 32, 64, 128, 256, 512])
 
 
 def _slope(method: str, rng: np.random.Generator, repeats: int) -> float:
-    """Log-log slope of the error of the expected plan (Frobenius, root mean square over repeats) in L."""
+    """Log-log slope in L of the error of the expected plan (Frobenius norm, root mean square over repeats)."""
     x, y = rng.normal(size=(2, 12, 2))
     exact = circle.circle_plan(x, y).plan.toarray()
     errors = np.zeros(len(COUNTS))
     for _ in range(repeats):
-        turn = _turn(rng.uniform(0, np.pi))  # equispaced directions have no randomness of their own
+        turn = _turn(rng.uniform(0, np.pi))  # equispaced directions are not random
         for k, count in enumerate(COUNTS):
             directions = dirs.sample_directions(count, 2, method=method, rng=rng) @ turn
             errors[k] += np.sum((expected.expected_sliced_plan(x, y, directions).plan.toarray() - exact) ** 2)
@@ -190,7 +194,7 @@ def _slope(method: str, rng: np.random.Generator, repeats: int) -> float:
     r"512$",
 )
 def monte_carlo_rate(rng: np.random.Generator) -> float:
-    """The mean of independent plans with finite variance."""
+    """The expected plan is the mean of independent plans of finite variance."""
     return abs(_slope("random", rng, 12) + 0.5)
 
 
@@ -205,7 +209,8 @@ def monte_carlo_rate(rng: np.random.Generator) -> float:
     measured=r"log-log slope of the root mean square error, for $L = 16 \dots 512$",
 )
 def equispaced_rate(rng: np.random.Generator) -> float:
-    """The integrand is piecewise constant: each jump costs at most one cell of width pi/L."""
+    r"""The plan is a piecewise constant function of the angle: each jump causes an error in one cell of width $\pi /
+    L$."""
     return _slope("equispaced", rng, 12)
 
 
@@ -220,5 +225,5 @@ def equispaced_rate(rng: np.random.Generator) -> float:
     measured=r"log-log slope of the root mean square error, for $L = 16 \dots 512$",
 )
 def sobol_rate(rng: np.random.Generator) -> float:
-    """A piecewise constant integrand of two Gaussian coordinates; no rate is proven here."""
+    """Measured, not proven: the integrand is a piecewise constant function of two Gaussian coordinates."""
     return _slope("sobol", rng, 12)

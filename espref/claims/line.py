@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
 
 from .. import lift, line
+from .._checks import Array
 from .ledger import claim
 from .problems import Problem, uniform
 
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
 
 
-def scores(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Both clouds on one random direction."""
+def scores(problem: Problem) -> tuple[Array, Array]:
+    """Both clouds projected on one random direction, shapes (n,) and (m,)."""
     direction = problem.directions(1)
     return lift.project(problem.x, direction)[0], lift.project(problem.y, direction)[0]
 
 
-def _cost(plan, u, v, h) -> float:
+def _cost(plan: coo_array, u: Array, v: Array, h: Callable[[Array], Array]) -> float:
+    """Cost of a plan on the line for the ground cost h(u - v)."""
     return float(h(u[plan.row] - v[plan.col]) @ plan.data)
 
 
-def _excess(problem: Problem, h) -> float:
-    """The sorted plan's cost less the optimum, relative to the largest cost, as is the solver's own error; absolute."""
+def _excess(problem: Problem, h: Callable[[Array], Array]) -> float:
+    """Difference of the monotone plan's cost from the optimum, relative to the largest cost (as is the solver's
+    error)."""
     from ot import emd
 
     u, v = scores(problem)
     ground = h(u[:, None] - v)
     largest = float(ground.max()) or 1.0
     best = (emd(problem.a, problem.b, ground / largest, numItermax=10**7) * ground).sum()
-    found = _cost(line.line_plan(u, v, problem.a, problem.b), u, v, h)
-    return abs(found - best) / largest
+    cost = _cost(line.line_plan(u, v, problem.a, problem.b), u, v, h)
+    return abs(cost - float(best)) / largest
 
 
 @claim(
@@ -48,18 +54,23 @@ def _excess(problem: Problem, h) -> float:
     r"3$, relative to the largest cost of a pair",
 )
 def sorted_is_optimal(problem: Problem) -> float:
-    """For u <= u' and v <= v', convexity gives h(u - v) + h(u' - v') <= h(u - v') + h(u' - v): uncrossing two pieces
-    never costs more, and the monotone plan is the one without crossings."""
-    return max(_excess(problem, lambda t, p=p: np.abs(t) ** p) for p in EXPONENTS)
+    r"""For $u \le u'$ and $v \le v'$, convexity gives $h(u - v) + h(u' - v') \le h(u - v') + h(u' - v)$: uncrossing two
+    pieces of mass never costs more, and the monotone plan is the one without crossings."""
+    return max(_excess(problem, _power(p)) for p in EXPONENTS)
+
+
+def _power(p: float) -> Callable[[Array], Array]:
+    """The ground cost h(t) = |t|^p."""
+    return lambda t: np.abs(t) ** p
 
 
 @sorted_is_optimal.without("convexity of the cost: $h(t) = \\sqrt{|t|}$", at_least=1e-3, on="fixed")
 def concave_cost() -> float:
-    """Moving one point far beats moving two points a little."""
+    """One long move is cheaper than two short ones."""
     u, v = np.array([0.0, 1.0]), np.array([1.0, 2.0])
     ground = np.sqrt(np.abs(u[:, None] - v))
     rows, cols = linear_sum_assignment(ground)
-    return _cost(line.line_plan(u, v), u, v, lambda t: np.sqrt(np.abs(t))) - ground[rows, cols].mean()
+    return _cost(line.line_plan(u, v), u, v, _power(0.5)) - float(ground[rows, cols].mean())
 
 
 @claim(
@@ -74,14 +85,14 @@ def concave_cost() -> float:
     r"to the mean cost of a pair",
 )
 def agrees_with_assignment(problem: Problem) -> float:
-    """Birkhoff: an optimal plan is a permutation; SciPy's assignment solver is the oracle."""
+    """By Birkhoff's theorem some permutation is an optimal plan."""
     u, v = scores(problem)
     worst = 0.0
     for p in EXPONENTS:
         ground = np.abs(u[:, None] - v) ** p
         rows, cols = linear_sum_assignment(ground)
-        found = lift.transport_cost(line.line_plan(u, v), u[:, None], v[:, None], p=p)
-        worst = max(worst, abs(found - ground[rows, cols].mean()) / ground.mean())
+        cost = lift.transport_cost(line.line_plan(u, v), u[:, None], v[:, None], p=p)
+        worst = max(worst, float(abs(cost - ground[rows, cols].mean()) / ground.mean()))
     return worst
 
 
@@ -97,11 +108,11 @@ def agrees_with_assignment(problem: Problem) -> float:
     r"to the cost of the independent coupling",
 )
 def area(problem: Problem) -> float:
-    """Both are the integral of |F_mu^{-1} - F_nu^{-1}|, read along the other axis."""
+    r"""The cost is $\int_0^1 |F_\mu^{-1}(s) - F_\nu^{-1}(s)|\,ds$: the same area, integrated along the other axis."""
     u, v = scores(problem)
-    found = lift.transport_cost(line.line_plan(u, v, problem.a, problem.b), u[:, None], v[:, None], p=1)
-    expected = stats.wasserstein_distance(u, v, problem.a, problem.b)
-    return abs(found - expected) / float(problem.a @ np.abs(u[:, None] - v) @ problem.b)
+    cost = lift.transport_cost(line.line_plan(u, v, problem.a, problem.b), u[:, None], v[:, None], p=1)
+    expected = float(stats.wasserstein_distance(u, v, problem.a, problem.b))
+    return abs(cost - expected) / float(problem.a @ np.abs(u[:, None] - v) @ problem.b)
 
 
 @claim(
@@ -114,12 +125,15 @@ def area(problem: Problem) -> float:
     measured=r"largest deviation of a row or column sum",
 )
 def marginals(problem: Problem) -> float:
-    """Cumulative sums are matched as whole numbers: each point's pieces add up to its quanta exactly."""
+    """Weights are rounded to whole numbers of one small unit, and cumulative sums are matched as whole numbers: the
+    pieces of each point add up to its weight exactly."""
     u, v = scores(problem)
     worst = 0.0
     for ties in line.TIES:
         plan = line.line_plan(u, v, problem.a, problem.b, ties=ties)
-        worst = max(worst, abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
+        worst = max(
+            worst, float(abs(plan.sum(axis=1) - problem.a).max()), float(abs(plan.sum(axis=0) - problem.b).max())
+        )
     return worst
 
 
@@ -134,16 +148,16 @@ def marginals(problem: Problem) -> float:
     r"ties kept in order",
 )
 def few_entries(problem: Problem) -> float:
-    """Every piece ends where a source or a target point is used up, and the last piece uses up both."""
+    """Every piece of mass uses up a source or a target point, and the last piece uses up both."""
     u, v = scores(problem)
     plan = line.line_plan(u, v, problem.a, problem.b, ties="first")
-    return max(0, plan.nnz - (len(u) + len(v) - 1)) + np.count_nonzero(plan.data == 0)
+    return float(max(0, plan.nnz - (len(u) + len(v) - 1)) + np.count_nonzero(plan.data == 0))
 
 
 @few_entries.without("the absence of ties", at_least=1, on="fixed")
 def tied_entries() -> float:
-    """Three equal points against two: all six entries, two more than n + m - 1."""
-    return line.line_plan([0.0, 0.0, 0.0], [1.0, 2.0]).nnz - 4
+    """Three equal points against two have all six entries, two more than n + m - 1."""
+    return float(line.line_plan([0.0, 0.0, 0.0], [1.0, 2.0]).nnz - 4)
 
 
 @claim(
@@ -156,12 +170,12 @@ def tied_entries() -> float:
     measured=r"largest difference of an entry of $G$, with ties kept in order",
 )
 def permutation(problem: Problem) -> float:
-    """Rank i of the source receives the interval [i/n, (i+1)/n], and so does rank i of the target."""
+    """Rank i has the interval [i/n, (i+1)/n] of cumulative weight, in the source and in the target."""
     u, v = scores(problem)
     plan = line.line_plan(u, v, ties="first")
     expected = np.zeros(plan.shape)
     expected[np.argsort(u, kind="stable"), np.argsort(v, kind="stable")] = 1
-    return abs(plan.toarray() - expected / len(u)).max()
+    return float(abs(plan.toarray() - expected / len(u)).max())
 
 
 @claim(
@@ -175,11 +189,11 @@ def permutation(problem: Problem) -> float:
     measured=r"largest difference of an entry",
 )
 def interval_overlap(rng: np.random.Generator) -> float:
-    """The north-west corner rule written in cumulative weights; the overlaps are computed here in whole numbers."""
+    """The monotone plan matches equal levels of cumulative weight. The overlaps are computed in whole numbers."""
     n, m = rng.integers(2, 40, 2)
     i, j = np.arange(n)[:, None], np.arange(m)
     overlap = np.maximum(0, np.minimum((i + 1) * m, (j + 1) * n) - np.maximum(i * m, j * n)) / (n * m)
-    return abs(line.line_plan(np.arange(n), np.arange(m)).toarray() - overlap).max()
+    return float(abs(line.line_plan(np.arange(n), np.arange(m)).toarray() - overlap).max())
 
 
 @claim(
@@ -193,7 +207,7 @@ def interval_overlap(rng: np.random.Generator) -> float:
     measured=r"number of crossings",
 )
 def monotone_support(problem: Problem) -> float:
-    """By construction mass is used up from left to right on both sides. The residual counts the crossings."""
+    """Mass is used up from left to right on both sides."""
     u, v = scores(problem)
     plan = line.line_plan(u, v, problem.a, problem.b)
     left, right = u[plan.row], v[plan.col]
@@ -211,19 +225,19 @@ def monotone_support(problem: Problem) -> float:
     measured=r"largest change of an entry, with $f$ a cubic function of the ranks of $u$ and $g(v) = 4 v$",
 )
 def order_only(problem: Problem) -> float:
-    """Only the order of the points and their weights enter. Ranks stand for any increasing map, free of rounding."""
+    """Only the order of the points and their weights enter. Ranks represent any increasing map without rounding."""
     u, v = scores(problem)
     ranks = np.unique(u, return_inverse=True)[1].ravel()
     plan = line.line_plan(u, v, problem.a, problem.b)
     moved = line.line_plan(ranks.astype(float) ** 3 - 5, 4 * v, problem.a, problem.b)
-    return abs(plan - moved).max()
+    return float(abs(plan - moved).max())
 
 
 @order_only.without("the direction of the map: a decreasing one", at_least=1e-3, on="square")
 def reversed_order(problem: Problem) -> float:
     """Reversing one side reverses the plan."""
     u, v = scores(problem)
-    return abs(line.line_plan(u, v) - line.line_plan(-u, v)).max() * len(u)
+    return float(abs(line.line_plan(u, v) - line.line_plan(-u, v)).max() * len(u))
 
 
 @claim(
@@ -237,19 +251,19 @@ def reversed_order(problem: Problem) -> float:
     measured=r"largest difference of an entry, on values rounded so that many are tied",
 )
 def numbering_free(problem: Problem) -> float:
-    r"""Its formula $a_i b_j \Lambda(U_i, V_j) / (A(U_i) B(V_j))$ names no index order."""
+    r"""No order of indices enters the formula $a_i b_j \Lambda(U_i, V_j) / (A(U_i) B(V_j))$."""
     order = problem.rng(2).permutation(len(problem.x))
     u, v = np.round(scores(problem)[0], 1), np.round(scores(problem)[1], 1)
     plan = line.line_plan(u, v, problem.a, problem.b).toarray()
-    return abs(line.line_plan(u[order], v, problem.a[order], problem.b).toarray() - plan[order]).max()
+    return float(abs(line.line_plan(u[order], v, problem.a[order], problem.b).toarray() - plan[order]).max())
 
 
 @numbering_free.without("splitting: ties kept in input order", at_least=0.1, on="fixed")
 def keeps_numbering() -> float:
-    """Two equal points swap partners when their numbers are swapped."""
+    """Two equal points exchange partners when their numbers are exchanged."""
     plan = line.line_plan([0.0, 0.0], [1.0, 2.0], [0.6, 0.4], ties="first").toarray()
     swapped = line.line_plan([0.0, 0.0], [1.0, 2.0], [0.4, 0.6], ties="first").toarray()
-    return abs(swapped - plan[::-1]).max()
+    return float(abs(swapped - plan[::-1]).max())
 
 
 @claim(
@@ -264,7 +278,7 @@ def keeps_numbering() -> float:
     measured=r"largest difference of an entry, on values rounded so that many are tied",
 )
 def splitting_formula(problem: Problem) -> float:
-    """The definition, computed from the distribution functions of the distinct values."""
+    """This is the definition. The check computes the plan between distinct values from their distribution functions."""
     u, v = np.round(scores(problem)[0], 1), np.round(scores(problem)[1], 1)
     a, b = problem.a, problem.b
     _, of_u = np.unique(u, return_inverse=True)
@@ -274,7 +288,7 @@ def splitting_formula(problem: Problem) -> float:
     overlap = np.minimum(high_a, high_b) - np.maximum(high_a - big_a[:, None], high_b - big_b)
     share = overlap.clip(0) / np.where(np.outer(big_a, big_b) > 0, np.outer(big_a, big_b), 1)
     expected = a[:, None] * b * share[np.ix_(of_u, of_v)]
-    return abs(line.line_plan(u, v, a, b).toarray() - expected).max()
+    return float(abs(line.line_plan(u, v, a, b).toarray() - expected).max())
 
 
 @claim(
@@ -288,11 +302,11 @@ def splitting_formula(problem: Problem) -> float:
     measured=r"largest difference of an entry",
 )
 def merging(rng: np.random.Generator) -> float:
-    """Sum the tie-splitting formula over a class."""
+    """Sum the tie-splitting formula over a class of equal points."""
     u, v = rng.integers(0, 5, 12).astype(float), rng.normal(size=9)
     a, b = rng.dirichlet(np.ones(12)), uniform(9)
     distinct, place = np.unique(u, return_inverse=True)
     merged = line.line_plan(distinct, v, np.bincount(place, a), b).toarray()
     summed = np.zeros_like(merged)
     np.add.at(summed, place, line.line_plan(u, v, a, b).toarray())
-    return abs(merged - summed).max()
+    return float(abs(merged - summed).max())

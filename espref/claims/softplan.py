@@ -7,6 +7,7 @@ import numpy as np
 from .. import expected, lift, line, solvers
 from .. import softplan as sp
 from .. import softsort as ss
+from .._checks import Array
 from .ledger import claim
 from .line import scores
 from .problems import Problem
@@ -14,16 +15,16 @@ from .problems import Problem
 KINDS = tuple((power, sort) for power in (1, 2) for sort in ("soft", "balanced"))
 
 
-def _spread(u: np.ndarray) -> float:
-    """The scale of scores, never zero."""
+def _spread(u: Array) -> float:
+    """Standard deviation of the scores, or 1 where it vanishes."""
     return float(np.std(u)) or 1.0
 
 
-def _plan(problem: Problem, scale: float, power: int, sort: str) -> np.ndarray:
-    """The soft line plan of one slice, tau being ``scale`` times the spread of the scores to the power q."""
+def _plan(problem: Problem, tau: float, power: int, sort: str) -> Array:
+    """The soft plan of one slice, with both sets of scores scaled to standard deviation 1."""
     u, v = scores(problem)
     u, v = u / _spread(u), v / _spread(v)
-    return sp.soft_line_plan(u, v, scale, problem.a, problem.b, power=power, sort=sort)
+    return sp.soft_line_plan(u, v, tau, problem.a, problem.b, power=power, sort=sort)
 
 
 @claim(
@@ -36,7 +37,7 @@ def _plan(problem: Problem, scale: float, power: int, sort: str) -> np.ndarray:
     measured=r"largest deviation of the mass, or largest negative entry",
 )
 def mass_one(problem: Problem) -> float:
-    """Rows of both soft sorts sum to 1, and the plan between ranks has mass 1."""
+    """The rows of soft permutations sum to 1, and the plan between ranks has mass 1."""
     plans = [_plan(problem, 0.1, *kind) for kind in KINDS]
     return max(max(abs(float(plan.sum()) - 1), -float(plan.min())) for plan in plans)
 
@@ -52,7 +53,7 @@ def mass_one(problem: Problem) -> float:
     measured=r"largest difference of a sum",
 )
 def column_sums(problem: Problem) -> float:
-    r"""$P^\top Q 1 = P^\top 1$ and $Q^\top P 1 = Q^\top 1$."""
+    r"""$Q 1 = 1$ and $P 1 = 1$, so $P^\top Q 1 = P^\top 1$ and $Q^\top P 1 = Q^\top 1$."""
     u, v = scores(problem)
     u, v, n, worst = u / _spread(u), v / _spread(v), len(problem.x), 0.0
     for power, sort in KINDS:
@@ -74,11 +75,12 @@ def column_sums(problem: Problem) -> float:
     measured=r"largest deviation of a row or column sum, relative to the largest weight",
 )
 def balanced_plan(problem: Problem) -> float:
-    r"""$P^\top a_{()} = a$ for the weighted balanced sort, and likewise for the target."""
+    r"""$P^\top a_{()} = a$ for the weighted balanced soft permutation and the sorted weights $a_{()}$, and likewise for
+    the target."""
     worst = 0.0
     for power in (1, 2):
-        for scale in (1e-4, 0.03, 1.0, 100.0):
-            plan = _plan(problem, scale, power, "balanced")
+        for tau in (1e-4, 0.03, 1.0, 100.0):
+            plan = _plan(problem, tau, power, "balanced")
             worst = max(worst, abs(plan.sum(axis=1) - problem.a).max() / problem.a.max())
             worst = max(worst, abs(plan.sum(axis=0) - problem.b).max() / problem.b.max())
     return float(worst)
@@ -86,7 +88,7 @@ def balanced_plan(problem: Problem) -> float:
 
 @balanced_plan.without("balance: SoftSort at $\\tau = 0.1$", at_least=0.01)
 def soft_defect(problem: Problem) -> float:
-    """The local density of the scores shows in the marginals."""
+    """The marginals follow the local density of the scores."""
     plan = _plan(problem, 0.1, 2, "soft")
     rows = abs(plan.sum(axis=1) - problem.a).max() / problem.a.max()
     return float(max(rows, abs(plan.sum(axis=0) - problem.b).max() / problem.b.max()))
@@ -103,7 +105,7 @@ def soft_defect(problem: Problem) -> float:
     measured=r"largest relative deviation of a row or column sum",
 )
 def soft_not_plan(rng: np.random.Generator) -> float:
-    """Its marginals are column sums of row-stochastic matrices."""
+    """Its marginals are column sums of SoftSort over n; see `softsort.is-doubly-stochastic`."""
     u, v = rng.normal(size=(2, 64))
     return lift.marginal_defect(sp.soft_line_plan(u, v, 0.1))
 
@@ -120,7 +122,8 @@ def soft_not_plan(rng: np.random.Generator) -> float:
     r"tied",
 )
 def hard_limit(problem: Problem) -> float:
-    """Within a class of equal scores the weighted soft sort spreads every rank in proportion to the weights."""
+    """In the limit the weighted soft permutation distributes each rank over a class of equal scores in proportion to
+    their weights."""
     u, v = (np.round(4 * s / _spread(s)) for s in scores(problem))
     exact = line.line_plan(u, v, problem.a, problem.b).toarray()
     soft = [
@@ -141,7 +144,7 @@ def hard_limit(problem: Problem) -> float:
     measured=r"largest difference of an entry at $\tau = 10^{12}$",
 )
 def flat_limit(problem: Problem) -> float:
-    """Both soft sorts forget the scores and spread every rank in proportion to the weights."""
+    """In the limit soft permutations distribute each rank in proportion to the weights, whatever the scores."""
     independent = np.outer(problem.a, problem.b)
     return max(float(abs(_plan(problem, 1e12, *kind) - independent).max()) for kind in KINDS)
 
@@ -158,7 +161,7 @@ def flat_limit(problem: Problem) -> float:
     measured=r"difference of the two sides, relative to the first two terms on the right",
 )
 def cost_identity(problem: Problem) -> float:
-    """Expand the square; the cross term is the trace of $x^T P^T Q y$."""
+    r"""Expand the square. The cross term is $\mathrm{tr}(x^\top P^\top Q y)$."""
     u, v = scores(problem)
     u, v, worst = u / _spread(u), v / _spread(v), 0.0
     x, y = problem.x - problem.y.mean(axis=0), problem.y - problem.y.mean(axis=0)
@@ -210,7 +213,7 @@ def two_clouds(problem: Problem) -> float:
     r"tie",
 )
 def expected_hard_limit(problem: Problem) -> float:
-    """Slice by slice, by the limit of the line; equal plans have equal costs and weights."""
+    """By `softplan.hard-limit` the slices have equal plans, so they have equal costs and equal Gibbs weights."""
     axes = np.eye(problem.dim)[:4]
     beta = 1.0 / lift.slice_costs(problem.x, problem.y, axes, problem.a, problem.b).mean()
     exact = expected.expected_sliced_plan(problem.x, problem.y, axes, problem.a, problem.b, beta=beta)
@@ -230,13 +233,12 @@ def expected_hard_limit(problem: Problem) -> float:
     measured=r"largest shortfall, relative to $W_2^2$",
 )
 def balanced_above_wasserstein(problem: Problem) -> float:
-    """W minimises over all plans."""
+    """$W_2^2$ is the least cost of all plans."""
     best = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b).cost
     scale = float(np.var(problem.x)) ** 0.5
-    costs = [
-        sp.expected_soft_plan(
-            problem.x, problem.y, problem.directions(3), tau * scale, problem.a, problem.b, beta=1 / best, sort="balanced"
-        ).cost
-        for tau in (1e-3, 0.1, 10.0)
-    ]
+    costs = []
+    for tau in (1e-3, 0.1, 10.0):
+        clouds, weights = (problem.x, problem.y, problem.directions(3)), (problem.a, problem.b)
+        plan = sp.expected_soft_plan(*clouds, tau * scale, *weights, beta=1 / best, sort="balanced")
+        costs.append(plan.cost)
     return max(0.0, (best - min(costs)) / best)

@@ -1,4 +1,4 @@
-"""The oracles' part of the ledger: what POT's solvers say, and where they err."""
+"""Chapter 10 of the ledger: the exact and entropic solvers, and two errors of POT 0.9.7."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .problems import Problem
     r"it",
 )
 def pot_costs() -> float:
-    """Counterexample by computation; the plans themselves are right, see `solvers.pot-plans-agree`."""
+    """Counterexample by computation. The plans are right; see `solvers.pot-plans-agree`."""
     from ot import sliced
 
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(7, 2)), rng.normal(size=(7, 2))
     direction = np.array([[1.0], [0.0]])
     plan, cost = sliced.expected_sliced_plan(x, y, projections=direction, beta=1.0, dense=True)
-    return abs(cost - lift.transport_cost(plan, x, y)) / lift.transport_cost(plan, x, y)
+    return float(abs(cost - lift.transport_cost(plan, x, y)) / lift.transport_cost(plan, x, y))
 
 
 @claim(
@@ -45,8 +45,8 @@ def pot_costs() -> float:
     measured=r"excess of its cost over that of the best assignment, relative to the latter",
 )
 def pot_scale() -> float:
-    """Counterexample by computation: improvements of some $10^{-14}$ are taken for none. So `exact_plan` divides the
-    costs by the largest one before it asks POT."""
+    """Counterexample by computation: POT takes an improvement of about $10^{-14}$ for none. Therefore `exact_plan`
+    divides the costs by the largest one before it calls POT."""
     from ot import emd
 
     rng = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def pot_scale() -> float:
     measured=r"largest difference of an entry, with the costs of POT's plans computed here",
 )
 def pot_plans(problem: Problem) -> float:
-    """Two implementations of one definition. Points are shaken a little, so that none are tied."""
+    """Both implement one definition. A little noise on the points removes ties."""
     rng = problem.rng(3)
     x = problem.x + 1e-3 * rng.normal(size=problem.x.shape)
     y = problem.y + 1e-3 * rng.normal(size=problem.y.shape)
@@ -92,9 +92,10 @@ def pot_plans(problem: Problem) -> float:
     r"column sum",
 )
 def exact_is_optimal(problem: Problem) -> float:
-    """Duality: any such pair of potentials bounds the cost of every plan from below. Those of an optimal plan are the
-    lengths of shortest paths that go forth along any pair at its cost, and back along pairs that carry mass at minus
-    their cost (Bellman and Ford). A better plan would be a cycle of negative length: no such potentials."""
+    r"""Duality: the value of such potentials is a lower bound for the cost of every plan. Those of an optimal plan are
+    lengths of shortest paths (Bellman and Ford) in the graph whose edges lead from $x_i$ to $y_j$ at length $C_{ij}$,
+    and back at length $-C_{ij}$ where $G_{ij} > 0$. If a plan is not optimal, this graph has a cycle of negative
+    length, and there are no such potentials."""
     plan, cost = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b)
     ground = solvers.ground_cost(problem.x, problem.y)
     back, f = np.where(plan > 0, ground, -np.inf), np.zeros(len(ground))
@@ -104,12 +105,13 @@ def exact_is_optimal(problem: Problem) -> float:
         if np.array_equal(f, before):
             break
     g = (ground - f[:, None]).min(axis=0)
-    off = max(abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
-    return float(max(abs(problem.a @ f + problem.b @ g - cost) / ground.max(), off))
+    deviation = max(abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
+    return float(max(abs(problem.a @ f + problem.b @ g - cost) / ground.max(), deviation))
 
 
 def _regularisation(problem: Problem) -> float:
-    """A twentieth of the largest cost: small enough to matter, too large for underflow."""
+    """A twentieth of the largest cost: far from the independent coupling, and large enough for the kernel not to
+    underflow."""
     return float(solvers.ground_cost(problem.x, problem.y).max()) / 20
 
 
@@ -126,8 +128,8 @@ def _regularisation(problem: Problem) -> float:
     r"relative to $\varepsilon$, a twentieth of the largest cost",
 )
 def entropy_is_largest(problem: Problem) -> float:
-    """The objective is strictly convex; the iteration converges to its minimum. The expected sliced plan and the
-    independent coupling are two competitors."""
+    """The objective is strictly convex, and the iteration converges to its minimum. The expected sliced plan and the
+    independent coupling are two other plans."""
     directions = problem.directions()
     sliced = expected.expected_sliced_plan(problem.x, problem.y, directions, problem.a, problem.b)
     reg = _regularisation(problem)
@@ -156,11 +158,11 @@ def entropy_is_largest(problem: Problem) -> float:
     r"twentieth of the largest cost",
 )
 def sparser(problem: Problem) -> float:
-    """At most n + m - 1 entries a slice; scaling a positive kernel leaves it positive."""
+    """A slice has at most n + m - 1 entries (`line.few-entries`); scaling a positive kernel leaves it positive."""
     sliced = expected.expected_sliced_plan(
         problem.x, problem.y, problem.directions(4), problem.a, problem.b, ties="first"
     )
     entropic = solvers.sinkhorn_plan(problem.x, problem.y, _regularisation(problem), problem.a, problem.b)
     pairs = np.count_nonzero(problem.a) * np.count_nonzero(problem.b)
     allowed = 4 * (len(problem.x) + len(problem.y) - 1)
-    return max(sliced.plan.nnz / allowed, pairs / np.count_nonzero(entropic.plan))
+    return float(max(sliced.plan.nnz / allowed, pairs / np.count_nonzero(entropic.plan)))
