@@ -1,6 +1,7 @@
 """The command ``espref``: its subcommands, and what their errors become.
 
-Exit status: 0 if all is well; 1 if any claim fails or a benchmark misses its target; 2 for bad input; 130 if interrupted.
+Exit status: 0 if all is well; 1 if any claim fails or any benchmark misses its target; 2 for bad input; 130 when
+interrupted.
 """
 
 from __future__ import annotations

@@ -71,9 +71,9 @@ def read_weights(path: str | Path, n: int) -> Array:
         raise FileError(f"{path}: row {rows[worst]}: expected nonnegative weights, got {weights[worst]}")
     if weights.max() == 0:
         raise FileError(f"{path}: expected weights with a positive sum, all are zero")
-    weights = weights / weights.max()  # the sum of huge weights could overflow
-    weights /= weights.sum()
-    return weights
+    scaled: Array = weights / weights.max()  # the sum of huge weights could overflow
+    scaled /= scaled.sum()
+    return scaled
 
 
 def _read(path: Path) -> tuple[Array, Rows]:
@@ -127,8 +127,8 @@ def _load_csv(path: Path) -> tuple[NDArray[Any], Rows]:
         for word in row:
             if not _is_number(word):
                 raise FileError(f"{path}: row {line}: expected a number, got {word!r}")
-    places, rows = zip(*lines, strict=True)
-    return np.array(rows, dtype=np.float64), np.array(places, dtype=np.intp)
+    numbers = np.array([[float(word) for word in row] for _, row in lines])
+    return numbers, np.array([line for line, _ in lines], dtype=np.intp)
 
 
 def _is_number(word: str) -> bool:

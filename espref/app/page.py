@@ -80,7 +80,8 @@ def _row(outcome: Outcome) -> str:
     """One claim: statement, how it is measured, companions, note, proof; residual; verdict."""
     entry = outcome.claim
     companions = "".join(
-        f"<br><small>Without {prose(companion.dropped)}: {two_digits(value)} ≥ {two_digits(companion.at_least)}.</small>"
+        f"<br><small>Without {prose(companion.dropped)}: "
+        f"{two_digits(value)} ≥ {two_digits(companion.at_least)}.</small>"
         for companion, value in zip(entry.companions, outcome.companions, strict=False)
     )
     measured = f"<br><small>Measured as: {prose(entry.measured)}.</small>" if entry.measured else ""
@@ -121,7 +122,7 @@ def _figures(outcomes: Sequence[Outcome], problems: Sequence[Problem]) -> str:
         caption = f"{problem.name}: n = {len(problem.x)}, m = {len(problem.y)}, d = {problem.dim}, 64 directions."
         parts.insert(0, _figure(plan_figure(problem), caption))
     if any(map(_has_headroom, outcomes)):
-        caption = "Residuals (dots) and tolerances (bars) of theorems and properties. One whose dot is right of its bar fails."
+        caption = "Residuals (dots) and tolerances (bars) of theorems and properties. A dot right of its bar fails."
         parts.append(_figure(headroom_figure(outcomes), caption))
     return "".join(parts)
 
