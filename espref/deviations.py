@@ -100,8 +100,8 @@ DEVIATIONS = (
     Deviation(
         "padding",
         "-",
-        "padded queries and keys are set to 1e18, which is infinite in half precision; masks of related modules have opposite "
-        "meanings",
+        "padded queries and keys are set to 1e18, which is infinite in half precision; masks of related modules have "
+        "opposite meanings",
         "-",
         "masks; the plan is between the tokens that are not padding",
         "test_padding_sentinel",
@@ -147,7 +147,8 @@ def released_settings(
     r"""The settings that reproduce the released code on *unscaled* queries and keys.
 
     The released code scales queries and keys by $d^{-1/2}$, sorts with a Gauss kernel at temperature t, and weights
-    slices by $\mathrm{softmax}_l(-\tau \sum_{ij} |q_i - k_j| U_{l,ij})$ with plans $U_l$ of mass N. So, without the scaling,
+    slices by $\mathrm{softmax}_l(-\tau \sum_{ij} |q_i - k_j| U_{l,ij})$ with plans $U_l$ of mass N. Without the
+    scaling, therefore,
 
     $$\tau_{\mathrm{espref}} = d\, t, \qquad \beta = \tau_{\mathrm{released}}\, N / \sqrt d, \quad p = 1, \; q = 2 .$$
 

@@ -5,7 +5,7 @@
 * ``{ledger-summary}`` shows the counts of this build, and holds the table of contents of those pages.
 * ``{claim}`line.marginals``` links to a claim; a tutorial names with it the claims it rests on.
 
-A fallen claim, an unknown identifier, and (with ``ledger_require_tutorial``) a claim that no tutorial names are
+A claim that fails, an unknown identifier, and (with ``ledger_require_tutorial``) a claim that no tutorial names are
 warnings, and warnings fail the build.
 """
 
@@ -36,7 +36,7 @@ from espref.claims.problems import real_problems, synthetic_problems
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
 #: sphinx-proof environment and name of each kind of claim.
-KINDS = {"theorem": "theorem", "refutation": "proposition", "measurement": "observation"}
+KINDS = {"theorem": "theorem", "property": "property", "refutation": "proposition", "measurement": "observation"}
 #: Chapters of several test files, and the one that is linked.
 TESTS = {"nn": "tests/nn/test_nn_claims.py", "train": "tests/train/test_loop.py"}
 #: Chapters whose code has no API page, and the file that is linked.
@@ -69,12 +69,12 @@ def naming_tutorials() -> dict[str, list[str]]:
 
 
 def run_ledger(app: Sphinx) -> None:
-    """Run all claims on the synthetic and the real problems, and warn of those that fell."""
+    """Run all claims on the synthetic and the real problems, and warn of those that fail."""
     problems = [*synthetic_problems(), *real_problems()]
     for outcome in run(LEDGER.values(), problems, app.config.ledger_seeds):
         OUTCOMES[outcome.claim.id] = outcome
         if not outcome.good:
-            logger.warning("claim %s fell: %s, %s", outcome.claim.id, outcome.residual, outcome.note)
+            logger.warning("claim %s fails: %s, %s", outcome.claim.id, outcome.residual, outcome.note)
     named = naming_tutorials()
     unnamed = [identifier for identifier in LEDGER if identifier not in named]
     if unnamed and app.config.ledger_require_tutorial:
@@ -111,7 +111,7 @@ def measured(outcome: Outcome) -> str:
     where = "one fixed example" if entry.on == "fixed" else f"worst of {outcome.runs}: {outcome.worst}"
     text = f"**This build:** {number(outcome.residual)} {sign} {number(entry.tolerance)} ({where})"
     if outcome.verdict not in ("holds", "refuted"):
-        text = f"**Fell in this build:** {number(outcome.residual)} against {number(entry.tolerance)}; {outcome.note}"
+        text = f"**Fails in this build:** {number(outcome.residual)} against {number(entry.tolerance)}; {outcome.note}"
     for companion, value in zip(entry.companions, outcome.companions, strict=False):
         text += f"\n\n**Without {companion.dropped}:** {number(value)} ≥ {number(companion.at_least)}"
     return text
@@ -160,6 +160,7 @@ def drawn(entry: Claim) -> str:
 
 def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
     """One claim in MyST markup."""
+    measured_as = f"*Measured as:* {entry.measured}." if entry.measured else ""
     return f"""
 ({anchor(entry.id)})=
 
@@ -167,6 +168,8 @@ def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
 :label: box-{anchor(entry.id)}
 
 {entry.statement}
+
+{measured_as}
 
 {drawn(entry)}
 
@@ -209,12 +212,14 @@ class LedgerSummary(Generated):
         rows = []
         for chapter in chapters():
             outcomes = [o for o in OUTCOMES.values() if o.claim.chapter == chapter]
-            kinds = [sum(o.claim.kind == kind for o in outcomes) for kind in KINDS]
-            stand = sum(o.good and o.verdict != "skipped" for o in outcomes)
+            counts = [sum(o.claim.kind == kind for o in outcomes) for kind in KINDS]
+            as_stated = sum(o.good and o.verdict != "skipped" for o in outcomes)
             seconds = f"{sum(o.seconds for o in outcomes):.1f}\N{NO-BREAK SPACE}s"
-            cells = [f"[](/ledger/{chapter}.md)", *map(str, kinds), f"{stand} of {len(outcomes)}", seconds]
+            cells = [f"[](/ledger/{chapter}.md)", *map(str, counts), f"{as_stated} of {len(outcomes)}", seconds]
             rows.append(f"| {' | '.join(cells)} |")
-        head = "| chapter | theorems | refutations | measurements | stand in this build | time |\n" + "|---" * 6 + "|"
+        kinds = ("theorems", "properties", "refutations", "measurements")
+        columns = ("chapter", *kinds, "as stated in this build", "time")
+        head = f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|"
         toctree = ["", "```{toctree}", ":hidden:", ":numbered: 1", "", *chapters(), "```"]
         return self.parsed("\n".join([head, *rows, *toctree]))
 
