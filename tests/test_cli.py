@@ -83,7 +83,7 @@ def test_json_holds_what_was_measured(capsys, tmp_path):
     entry = {entry["id"]: entry for entry in found["claims"]}["line.few-entries"]
     assert entry["verdict"] == "holds" and entry["residual"] <= entry["tolerance"] and entry["runs"] == 11
     assert entry["statement"].startswith("Without ties") and entry["measured"].startswith("number of entries")
-    assert entry["companions"] == [{"dropped": "the absence of ties", "residual": 2.0, "at_least": 1}]
+    assert entry["companions"] == [{"dropped": "distinct values", "residual": 2.0, "at_least": 1}]
     assert found["environment"]["espref"] == espref.__version__ and len(found["problems"]) == 11
     assert os.listdir(tmp_path) == ["v.json"]
 

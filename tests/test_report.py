@@ -42,7 +42,7 @@ def test_table_shows_residual_and_tolerance(outcomes):
     text = text_of(report.chapter_table("line", outcomes[:1]))
     row, companion = (line for line in text.splitlines() if "few-entries" in line or "without" in line)
     assert re.split(r"\s{2,}", row.strip())[:4] == ["few-entries", "0", "≤ 0", "holds"]
-    assert re.split(r"\s{2,}", companion.strip())[:4] == ["without the absence of ties", "2", "≥ 1", "fails"]
+    assert re.split(r"\s{2,}", companion.strip())[:4] == ["without distinct values", "2", "≥ 1", "fails"]
 
 
 def test_markup_in_notes_is_text(outcomes):

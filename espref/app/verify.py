@@ -23,7 +23,7 @@ from ..lift import slice_costs
 from ..train import claims as _training  # noqa: F401  enters the claims about training into the ledger
 from .files import add_weight_options, read_clouds
 
-#: Each of the user's clouds must extend over this share of the extent of both; a smaller one loses too many digits.
+#: Each of the user's clouds must have at least this share of the extent of both; a smaller one loses too many digits.
 SMALLEST_EXTENT = 1e-4
 
 
@@ -103,10 +103,7 @@ def select(entries: Iterable[claims.Claim], seeds: int) -> Selection:
 
 
 def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argparse.Namespace) -> Selection:
-    """Claims about any pair of clouds, on the user's clouds.
-
-    They are run without companions, whose hypotheses only chosen clouds violate.
-    """
+    """Claims about any pair of clouds, on the user's clouds; without companions, which need clouds of their own."""
     x, y, a, b = read_clouds(options)
     problems = [
         _standardised(claims.user_problem(x, y, a, b, max_points=options.max_points, seed=seed), options)

@@ -1,4 +1,4 @@
-"""Benchmarks: ratios measured within one run, medians of repeats, memory in processes of their own.
+"""Benchmarks: ratios measured within one run, medians of repeats, memory measured in separate processes.
 
 A suite is a function that returns rows (:class:`espref.benchmarks.measure.Row`). Each module of this package has one,
 ``run``; others are added by :func:`register`, as :mod:`espref.train.benchmark` does for whole training steps.
@@ -15,7 +15,7 @@ from .measure import Row
 
 Suite = Callable[[], list[Row]]
 
-#: Speed and memory: the suites of the name "all".
+#: Speed and memory; "all" runs these.
 SPEED = ("plans", "planfree", "attention")
 #: How far results can be trusted; ``large`` takes many minutes.
 TRUST = ("numerics", "large")
@@ -31,7 +31,7 @@ def register(name: str, suite: Suite) -> None:
 
 
 def suites(name: str) -> tuple[str, ...]:
-    """The suites of a name: those of ``SPEED`` for "all", else the one of that name.
+    """The suites that a name selects: those of ``SPEED`` for "all", else the one of that name.
 
     Raises
     ------

@@ -60,7 +60,7 @@ KINDS = {"esp": esp, "released": released, "sinkhorn": sinkhorn, "softmax": soft
 
 
 def device_name() -> str:
-    """ "cuda" where PyTorch finds it, else "cpu"."""
+    """CUDA where PyTorch finds it, else the CPU."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""What every suite measures with: seconds, peak memory, and the rows of a table."""
+"""What all suites use: wall time, peak memory, and the rows of a table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def forget_peak():
 
 
 def peak_memory(code: str, then: str = "0.0") -> dict[str, float]:
-    """Run ``code`` in a process of its own, and return what its second part needs. Linux only.
+    """Run ``code`` in a process of its own, and measure its second part. Linux only.
 
     Parameters
     ----------

@@ -177,9 +177,9 @@ def planfree_equals(rng: np.random.Generator) -> float:
         k[: m // 2] = np.round(k[: m // 2])
         for sort in at.SORTS:
             for tau in (1e-300, 0.01, 1.0, 1e300):
-                plain = at.esp_attention(q, k, v, tau=tau, beta=1.0, sort=sort).output
-                fast = planfree.planfree_attention(q, k, v, tau=tau, beta=1.0, sort=sort)
-                worst = max(worst, float(abs(plain - fast).max()))
+                with_plan = at.esp_attention(q, k, v, tau=tau, beta=1.0, sort=sort).output
+                without = planfree.planfree_attention(q, k, v, tau=tau, beta=1.0, sort=sort)
+                worst = max(worst, float(abs(with_plan - without).max()))
     return worst
 
 
@@ -198,9 +198,9 @@ def token_order(rng: np.random.Generator) -> float:
     (q, k, v), worst = _tokens(rng, 20, 26), 0.0
     rows, cols = rng.permutation(20), rng.permutation(26)
     for sort in at.SORTS:
-        plain = at.esp_attention(q, k, v, tau=0.1, beta=1.0, sort=sort).output
+        output = at.esp_attention(q, k, v, tau=0.1, beta=1.0, sort=sort).output
         moved = at.esp_attention(q[rows], k[cols], v[cols], tau=0.1, beta=1.0, sort=sort).output
-        worst = max(worst, float(abs(moved - plain[rows]).max()))
+        worst = max(worst, float(abs(moved - output[rows]).max()))
     return worst
 
 

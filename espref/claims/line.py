@@ -154,7 +154,7 @@ def few_entries(problem: Problem) -> float:
     return float(max(0, plan.nnz - (len(u) + len(v) - 1)) + np.count_nonzero(plan.data == 0))
 
 
-@few_entries.without("the absence of ties", at_least=1, on="fixed")
+@few_entries.without("distinct values", at_least=1, on="fixed")
 def tied_entries() -> float:
     """Three equal points against two have all six entries, two more than n + m - 1."""
     return float(line.line_plan([0.0, 0.0, 0.0], [1.0, 2.0]).nnz - 4)

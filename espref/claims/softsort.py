@@ -93,7 +93,7 @@ def small_tau(rng: np.random.Generator) -> float:
     return worst
 
 
-@small_tau.without("the absence of ties", at_least=0.4, on="fixed")
+@small_tau.without("distinct scores", at_least=0.4, on="fixed")
 def tied_limit() -> float:
     r"""Two equal scores share their two ranks at every $\tau$."""
     return float(abs(ss.soft_permutation([0.0, 0.0, 1.0], 1e-9) - np.eye(3)).max())
@@ -208,7 +208,7 @@ def column_sums(rng: np.random.Generator) -> float:
     measured=r"largest deviation of a column sum",
 )
 def not_doubly_stochastic(rng: np.random.Generator) -> float:
-    """Rows are normalised, columns are not: the sum of a column depends on the density of scores around its own."""
+    """Rows are normalised, columns are not: a column sum depends on the density of scores near its own."""
     return _column_defect(rng.normal(size=128), 0.032, 2)
 
 
