@@ -27,7 +27,7 @@ def _plans(problem: Problem, n_directions: int = 6, ties: str = "split") -> list
     r"ties kept in order",
 )
 def marginals(problem: Problem) -> float:
-    """Lifting changes which points an entry belongs to, not its mass."""
+    """The lifted plan has the entries of the plan on the line, whose marginals are a and b."""
     worst = 0.0
     for plan in _plans(problem) + _plans(problem, ties="first"):
         deviation = max(abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())

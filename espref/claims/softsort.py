@@ -110,7 +110,7 @@ def tied_limit() -> float:
     measured=r"largest difference of an entry on scores with ties, at $\tau = 0$, $10^{-9}$ and $10^{12}$",
 )
 def limits(rng: np.random.Generator) -> float:
-    """The kernel tends to the indicator of equal scores, or to 1. Normalising either gives the limit, in both ways."""
+    """The kernel tends to the indicator of equal scores, or to 1. Either limit is normalised to the matrix stated."""
     s, worst = rng.integers(0, 8, 20).astype(float), 0.0
     ordered = np.sort(s)
     equal = ordered[:, None] == s
@@ -131,7 +131,7 @@ def limits(rng: np.random.Generator) -> float:
     measured=r"largest difference of an entry, for both kernels, SoftSort and balanced",
 )
 def invariances(rng: np.random.Generator) -> float:
-    r"""Scores enter through $|s_i - s_j|^q / \tau$ alone, and columns have the order of the scores."""
+    r"""Scores enter through $|s_i - s_j|^q / \tau$ alone, and permuting the scores permutes the columns."""
     s, order, worst = rng.normal(size=25), rng.permutation(25), 0.0
     for p, tau, power, sort in _soft_permutations(s, (0.03, 1.0)):
         shifted = ss.soft_permutation(s + 4, tau, power=power, sort=sort)
