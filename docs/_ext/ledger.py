@@ -59,6 +59,11 @@ def chapters() -> list[str]:
     return in_order({entry.chapter for entry in LEDGER.values()})
 
 
+def statement(entry: Claim) -> str:
+    """What a claim says, and how it is measured."""
+    return f"{entry.statement}\n\n*Measured as:* {entry.measured}." if entry.measured else entry.statement
+
+
 def naming_tutorials() -> dict[str, list[str]]:
     """Claim -> the tutorials that name it."""
     found = defaultdict(list)
@@ -160,16 +165,13 @@ def drawn(entry: Claim) -> str:
 
 def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
     """One claim in MyST markup."""
-    measured_as = f"*Measured as:* {entry.measured}." if entry.measured else ""
     return f"""
 ({anchor(entry.id)})=
 
 `````{{prf:{KINDS[entry.kind]}}} {"refuted: " * (entry.kind == "refutation")}{sentence(entry.id)}
 :label: box-{anchor(entry.id)}
 
-{entry.statement}
-
-{measured_as}
+{statement(entry)}
 
 {drawn(entry)}
 
@@ -212,14 +214,13 @@ class LedgerSummary(Generated):
         rows = []
         for chapter in chapters():
             outcomes = [o for o in OUTCOMES.values() if o.claim.chapter == chapter]
-            counts = [sum(o.claim.kind == kind for o in outcomes) for kind in KINDS]
-            as_stated = sum(o.good and o.verdict != "skipped" for o in outcomes)
+            kinds = [sum(o.claim.kind == kind for o in outcomes) for kind in KINDS]
+            stand = sum(o.good and o.verdict != "skipped" for o in outcomes)
             seconds = f"{sum(o.seconds for o in outcomes):.1f}\N{NO-BREAK SPACE}s"
-            cells = [f"[](/ledger/{chapter}.md)", *map(str, counts), f"{as_stated} of {len(outcomes)}", seconds]
+            cells = [f"[](/ledger/{chapter}.md)", *map(str, kinds), f"{stand} of {len(outcomes)}", seconds]
             rows.append(f"| {' | '.join(cells)} |")
-        kinds = ("theorems", "properties", "refutations", "measurements")
-        columns = ("chapter", *kinds, "as stated in this build", "time")
-        head = f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|"
+        head = "| chapter | theorems | properties | refutations | measurements | hold in this build | time |\n"
+        head += "|---" * 7 + "|"
         toctree = ["", "```{toctree}", ":hidden:", ":numbered: 1", "", *chapters(), "```"]
         return self.parsed("\n".join([head, *rows, *toctree]))
 
