@@ -5,7 +5,7 @@
 * ``{ledger-summary}`` shows the counts of this build, and holds the table of contents of those pages.
 * ``{claim}`line.marginals``` links to a claim; a tutorial names with it the claims it rests on.
 
-A fallen claim, an unknown identifier, and (with ``ledger_require_tutorial``) a claim that no tutorial names are
+A claim that fails, an unknown identifier, and (with ``ledger_require_tutorial``) a claim that no tutorial names are
 warnings, and warnings fail the build.
 """
 
@@ -36,7 +36,7 @@ from espref.claims.problems import real_problems, synthetic_problems
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
 #: sphinx-proof environment and name of each kind of claim.
-KINDS = {"theorem": "theorem", "refutation": "proposition", "measurement": "observation"}
+KINDS = {"theorem": "theorem", "property": "property", "refutation": "proposition", "measurement": "observation"}
 #: Chapters of several test files, and the one that is linked.
 TESTS = {"nn": "tests/nn/test_nn_claims.py", "train": "tests/train/test_loop.py"}
 #: Chapters whose code has no API page, and the file that is linked.
@@ -59,6 +59,11 @@ def chapters() -> list[str]:
     return in_order({entry.chapter for entry in LEDGER.values()})
 
 
+def statement(entry: Claim) -> str:
+    """What a claim says, and how it is measured."""
+    return f"{entry.statement}\n\n*Measured as:* {entry.measured}." if entry.measured else entry.statement
+
+
 def naming_tutorials() -> dict[str, list[str]]:
     """Claim -> the tutorials that name it."""
     found = defaultdict(list)
@@ -69,12 +74,12 @@ def naming_tutorials() -> dict[str, list[str]]:
 
 
 def run_ledger(app: Sphinx) -> None:
-    """Run all claims on the synthetic and the real problems, and warn of those that fell."""
+    """Run all claims on the synthetic and the real problems, and warn of those that fail."""
     problems = [*synthetic_problems(), *real_problems()]
     for outcome in run(LEDGER.values(), problems, app.config.ledger_seeds):
         OUTCOMES[outcome.claim.id] = outcome
         if not outcome.good:
-            logger.warning("claim %s fell: %s, %s", outcome.claim.id, outcome.residual, outcome.note)
+            logger.warning("claim %s fails: %s, %s", outcome.claim.id, outcome.residual, outcome.note)
     named = naming_tutorials()
     unnamed = [identifier for identifier in LEDGER if identifier not in named]
     if unnamed and app.config.ledger_require_tutorial:
@@ -111,7 +116,7 @@ def measured(outcome: Outcome) -> str:
     where = "one fixed example" if entry.on == "fixed" else f"worst of {outcome.runs}: {outcome.worst}"
     text = f"**This build:** {number(outcome.residual)} {sign} {number(entry.tolerance)} ({where})"
     if outcome.verdict not in ("holds", "refuted"):
-        text = f"**Fell in this build:** {number(outcome.residual)} against {number(entry.tolerance)}; {outcome.note}"
+        text = f"**Fails in this build:** {number(outcome.residual)} against {number(entry.tolerance)}; {outcome.note}"
     for companion, value in zip(entry.companions, outcome.companions, strict=False):
         text += f"\n\n**Without {companion.dropped}:** {number(value)} ≥ {number(companion.at_least)}"
     return text
@@ -166,7 +171,7 @@ def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
 `````{{prf:{KINDS[entry.kind]}}} {"refuted: " * (entry.kind == "refutation")}{sentence(entry.id)}
 :label: box-{anchor(entry.id)}
 
-{entry.statement}
+{statement(entry)}
 
 {drawn(entry)}
 
@@ -214,7 +219,8 @@ class LedgerSummary(Generated):
             seconds = f"{sum(o.seconds for o in outcomes):.1f}\N{NO-BREAK SPACE}s"
             cells = [f"[](/ledger/{chapter}.md)", *map(str, kinds), f"{stand} of {len(outcomes)}", seconds]
             rows.append(f"| {' | '.join(cells)} |")
-        head = "| chapter | theorems | refutations | measurements | stand in this build | time |\n" + "|---" * 6 + "|"
+        head = "| chapter | theorems | properties | refutations | measurements | hold in this build | time |\n"
+        head += "|---" * 7 + "|"
         toctree = ["", "```{toctree}", ":hidden:", ":numbered: 1", "", *chapters(), "```"]
         return self.parsed("\n".join([head, *rows, *toctree]))
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,13 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from espref.benchmarks import SPEED, TRUST
+import espref.train.benchmark  # noqa: F401  registers the suite "transformers"
+from espref import benchmarks
 from espref.deviations import DEVIATIONS
 from espref.train.studies import STUDIES
 
+#: The suites of ``espref bench``; the records of tests have other names.
+SUITES = (*benchmarks.SPEED, *benchmarks.TRUST, *benchmarks.REGISTERED)
 HEAD = ("measured", "result", "demanded", "met", "details")
 
 
@@ -75,8 +77,8 @@ class Records(Table):
         for path in sorted(path for name in self.content for path in folder.glob(f"{name}.json")):
             record = json.loads(path.read_text())
             for suite, rows in groupby(record["rows"], lambda row: row["suite"]):
-                if suite in (*SPEED, "transformers", *TRUST):
-                    about = (import_module(f"espref.benchmarks.{suite}").__doc__ or "").split("\n\n")
+                if suite in SUITES:
+                    about = benchmarks.about(suite).split("\n\n")
                     lines += [f"**{suite}** (record {path.stem}): {' '.join(map(escape, about))}", ""]
                 lines += ["```{div} small-table", *record_table(list(rows)), "```", ""]
                 lines += [f"Measured on {escape(made_with(record['environment']))}.", ""]

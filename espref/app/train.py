@@ -15,7 +15,7 @@ from rich.table import Table
 from ..train.config import Config
 from ..train.presets import PRESETS
 from ..train.runs import Comparison
-from .report import new_console, number
+from .report import new_console
 
 HIDDEN = ("task", "attention", "seed")
 MODULES = ("torch", "lightning_fabric", "torchmetrics", "sacrebleu", "tensorboard", "sklearn", "babel", "matplotlib")
