@@ -35,7 +35,7 @@ packages: .venv/.test
 
 docs: .venv/.docs
 	rm -rf docs/_build
-	$(BIN)/python -m sphinx -E -n -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -E -n -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 
 docs-test: docs .venv/.test
 	$(BIN)/python -m pytest tests/browser
