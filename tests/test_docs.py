@@ -95,14 +95,6 @@ def test_code_is_narrow(page: Path) -> None:
 
 
 @tutorials
-def test_imports_and_figures_are_folded(page: Path) -> None:
-    """Cells that import or draw a figure are folded, so that the mathematics is what remains in sight."""
-    for cell in cells(page):
-        if "\n  figure:" in cell or "plt.style.use" in cell:
-            assert "tags: [hide-input]" in cell
-
-
-@tutorials
 def test_records_are_committed(page: Path) -> None:
     """Every record that a tutorial reads is in docs/records; without it the cell would be empty on the site."""
     for pattern in re.findall(r"committed\(\"([^\"]+)\"\)", page.read_text()):
