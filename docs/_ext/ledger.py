@@ -35,7 +35,7 @@ from espref.claims.problems import real_problems, synthetic_problems
 
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
-#: The sphinx-proof environment of each kind of claim.
+#: sphinx-proof environment and name of each kind of claim.
 KINDS = {"theorem": "theorem", "refutation": "proposition", "measurement": "observation"}
 #: Chapters with several test files, and the one that is linked.
 TESTS = {"nn": "tests/nn/test_nn_claims.py", "train": "tests/train/test_loop.py"}
@@ -149,7 +149,7 @@ def links(entry: Claim, tutorials: list[str]) -> str:
     return " · ".join(parts)
 
 
-def image(entry: Claim) -> str:
+def drawn(entry: Claim) -> str:
     """The picture of a claim, or nothing for a claim without one."""
     if entry.id not in pictures.PICTURES:
         return ""
@@ -168,7 +168,7 @@ def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
 
 {entry.statement}
 
-{image(entry)}
+{drawn(entry)}
 
 ````{{dropdown}} Proof and check
 {proof(entry)}
