@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
 #: sphinx-proof environment and name of each kind of claim.
 KINDS = {"theorem": "theorem", "refutation": "proposition", "measurement": "observation"}
-#: Chapters with several test files, and the one that is linked.
+#: Chapters of several test files, and the one that is linked.
 TESTS = {"nn": "tests/nn/test_nn_claims.py", "train": "tests/train/test_loop.py"}
 #: Chapters whose code has no API page, and the file that is linked.
 CODE = {"train": "espref/train/loop.py"}
@@ -220,8 +220,8 @@ class LedgerSummary(Generated):
             cells = [link, *map(str, kinds), f"{good} of {len(outcomes)}", seconds]
             rows.append(f"| {' | '.join(cells)} |")
         head = "| chapter | theorems | refutations | measurements | hold in this build | time |\n" + "|---" * 6 + "|"
-        entries = [f"{title(chapter)} <{chapter}>" for chapter in chapters()]
-        toctree = ["", "```{toctree}", ":hidden:", ":numbered: 1", "", *entries, "```"]
+        pages = [f"{title(chapter)} <{chapter}>" for chapter in chapters()]
+        toctree = ["", "```{toctree}", ":hidden:", ":numbered: 1", "", *pages, "```"]
         return self.parsed("\n".join([head, *rows, *toctree]))
 
 
