@@ -55,7 +55,7 @@ hooks: .venv/.test .venv/bin/pre-commit
 
 docs: .venv/.docs
 	rm -rf docs/_build
-	$(BIN)/python -m sphinx -E -n -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -E -n -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 
 docs-test: docs .venv/.test
 	$(BIN)/python -m pytest tests/browser

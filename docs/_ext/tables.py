@@ -1,8 +1,8 @@
-"""Tables from data.
+"""Tables made from data.
 
-* ``{records}``: committed records by name, ``docs/records/*.json`` as ``espref bench`` and the tests write them.
+* ``{records}``: committed records by name, the files ``docs/records/*.json`` that ``espref bench`` and the tests write.
 * ``{studies}``: the committed records of ``espref train study``, ``docs/records/train-*.json``.
-* ``{deviations}``: ``espref.deviations``, with the name of the test behind each row.
+* ``{deviations}``: ``espref.deviations``, with the name of the test of each row.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ HEAD = ("measured", "result", "demanded", "met", "details")
 
 
 def escape(text: str) -> str:
-    """Plain text as a cell of a table of MyST markup."""
+    """Plain text for a cell of a MyST table, with special characters escaped."""
     return re.sub(r"([\\|<*_^$`])", r"\\\1", text)
 
 
 def number(value: float) -> str:
-    """Three digits; whole numbers from a thousand on."""
+    """Three significant digits; whole numbers from a thousand on."""
     return f"{value:.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 def record_table(rows: list[dict[str, Any]]) -> list[str]:
-    """What was measured, what came out, what was demanded, and whether it is met."""
+    """What was measured, the result, what was demanded, and whether the result meets it."""
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     for row in rows:
         demanded = row["target"].replace(">=", "≥").replace("<=", "≤") if row["ok"] is not None else ""
@@ -50,14 +50,14 @@ def record_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def made_with(environment: dict[str, Any]) -> str:
-    """Machine, and versions of what ran."""
+    """The machine, and the versions of the packages."""
     place = ("machine", "cores", "system")
     versions = ", ".join(f"{key} {value}" for key, value in environment.items() if value and key not in place)
     return f"{environment['machine']}, {environment['cores']} cores, {environment['system']}; {versions}"
 
 
 class Table(SphinxDirective):
-    """A directive whose content is MyST text written here."""
+    """A directive that writes MyST markup and lets Sphinx read it."""
 
     def parsed(self, lines: list[str]) -> list[nodes.Node]:
         self.env.note_reread()
@@ -67,7 +67,7 @@ class Table(SphinxDirective):
 
 
 class Records(Table):
-    """Content: the names of records, a line each; ``*`` stands for anything."""
+    """``{records}``: its content names records, one per line; ``*`` matches anything."""
 
     has_content = True
 
@@ -86,7 +86,7 @@ class Records(Table):
 
 
 class Studies(Table):
-    """``{studies}``: the committed records of ``espref train study``, a table for each group of variants."""
+    """``{studies}``: the committed records of ``espref train study``, one table per group of variants."""
 
     def run(self) -> list[nodes.Node]:
         lines: list[str] = []
@@ -115,6 +115,8 @@ def study_table(title: str, runs: list[dict[str, Any]]) -> list[str]:
 
 
 class Deviations(Table):
+    """``{deviations}``: where paper, released code, POT and espref differ."""
+
     def run(self) -> list[nodes.Node]:
         head = ("point, and its test", "paper", "released code", "POT 0.9.7", "espref")
         rows = [(f"{row.point} (`{row.test}`)", *row[1:-1]) for row in DEVIATIONS]
