@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .attention import EspAttention, _Multihead
+from .esp import EspAttention
 from .functional import esp_attention
+from .multihead import MultiheadBase
 
 
 def swap_attention(model: nn.Module, kind: Callable[..., nn.Module] = EspAttention, **settings: object) -> nn.Module:
@@ -52,7 +53,7 @@ def swap_attention(model: nn.Module, kind: Callable[..., nn.Module] = EspAttenti
 
 
 def _is_attention(module: nn.Module) -> bool:
-    return isinstance(module, (nn.MultiheadAttention, _Multihead)) or _is_fused(module)
+    return isinstance(module, (nn.MultiheadAttention, MultiheadBase)) or _is_fused(module)
 
 
 def _is_fused(module: nn.Module) -> bool:
@@ -73,7 +74,7 @@ def _replacement(old: nn.Module, path: str, kind: Callable[..., nn.Module], sett
             kind,
             {"batch_first": old.batch_first, **settings},
         ).train(old.training)
-    if isinstance(old, _Multihead):
+    if isinstance(old, MultiheadBase):
         into = (old.in_proj.weight, old.in_proj.bias)
         settings = {"batch_first": old.batch_first, **settings}
         return _carried(old.embed_dim, old.num_heads, into, old.out_proj, kind, settings).train(old.training)
@@ -97,7 +98,7 @@ def _carried(
     """A module of that kind which holds the given parameters, frozen ones frozen."""
     weight, bias = into
     new = kind(dim, heads, bias=bias is not None, device=weight.device, dtype=weight.dtype, **settings)
-    if not isinstance(new, _Multihead):
+    if not isinstance(new, MultiheadBase):
         raise ValueError(f"kind: expected an attention module of this package, got {type(new).__name__}")
     with torch.no_grad():
         for mine, theirs in (
