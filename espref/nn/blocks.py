@@ -77,7 +77,8 @@ class EncoderBlock(nn.Module):
         """(B, N, dim) to (B, N, dim); ``padding`` (B, N), True = ignore, as key and as query."""
         y = self.norm(x)
         x = x + self.dropout(_attend(self.attention, y, y, padding, padding))  # (B, N, dim)
-        return _added(x, self.mlp)
+        update: Tensor = self.mlp(x)
+        return x + update
 
 
 class DecoderBlock(nn.Module):
@@ -108,8 +109,9 @@ class DecoderBlock(nn.Module):
         """Target tokens (B, M, dim) and the encoded source ``memory`` (B, N, dim) to (B, M, dim)."""
         y = self.self_norm(x)
         x = x + self.dropout(self.self_attention(y, y, y, padding, need_weights=False, is_causal=True)[0])
-        y = _attend(self.cross_attention, self.cross_norm(x), memory, padding, memory_padding)
-        return _added(x + self.dropout(y), self.mlp)
+        x = x + self.dropout(_attend(self.cross_attention, self.cross_norm(x), memory, padding, memory_padding))
+        update: Tensor = self.mlp(x)
+        return x + update
 
 
 class Encoder(nn.Module):
@@ -148,12 +150,6 @@ def _attend(
     output: Tensor
     output, _ = module(x, memory, memory, key_padding, need_weights=False, query_padding_mask=query_padding)
     return output
-
-
-def _added(x: Tensor, module: nn.Module) -> Tensor:
-    """x + module(x)."""
-    y: Tensor = module(x)
-    return x + y
 
 
 def _mlp(dim: int, hidden: int | None, dropout: float) -> nn.Module:

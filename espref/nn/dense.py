@@ -1,8 +1,8 @@
 r"""The readable specification of ESP attention in PyTorch: every matrix is formed, and autograd differentiates.
 
 :func:`esp_attention` is the definition, step by step; :class:`DenseEsp` is the layer around it. They take
-O(L N^3) time and O(L N^2) memory. :func:`espref.nn.functional.esp_attention` and :class:`espref.nn.EspAttention` compute
-the same without these matrices, and are tested against this module.
+O(L N^3) time and O(L N^2) memory. :func:`espref.nn.functional.esp_attention` and :class:`espref.nn.EspAttention`
+compute the same without these matrices, and are tested against this module.
 """
 
 from __future__ import annotations
@@ -107,10 +107,9 @@ def soft_permutation(
     order = last.argsort(dim=-1, stable=True)  # (..., N)
     u = s.gather(-1, order)  # (..., N), ascending
     gaps = (u[..., :, None] - u[..., None, :]).abs()  # (..., N, N)
+    K = torch.exp(-(gaps**power) / tau)  # (..., N, N)
     if sort == "hard":
-        K = (gaps == 0).to(s.dtype)
-    else:
-        K = torch.exp(-(gaps**power) / tau)
+        K = (gaps == 0).to(s.dtype)  # the limit tau -> 0
     r = valid.expand_as(s).gather(-1, order)  # (..., N)
     pairs = r[..., :, None] & r[..., None, :]  # (..., N, N)
     K = torch.where(pairs, K, torch.ones_like(u).diag_embed())
@@ -128,7 +127,7 @@ def balanced_scaling(K: Tensor) -> Tensor:
 
     Autograd differentiates the rounds as they are; their derivative converges as they do.
     """
-    d = K.new_ones(K.shape[:-1]) / K.shape[-1] ** 0.5  # (..., N)
+    d = K.sum(-1).rsqrt()  # (..., N)
     for _ in range(ROUNDS):
         d = (d / (K @ d[..., None])[..., 0]).sqrt()
     return d
@@ -148,8 +147,8 @@ def rank_plan(source: Tensor, target: Tensor) -> Tensor:
     v = j.minimum(m) * n  # (..., 1, M + 1)
     begin = u[..., :-1, :].maximum(v[..., :-1])  # (..., N, M)
     end = u[..., 1:, :].minimum(v[..., 1:])  # (..., N, M)
-    overlap = (end - begin).clamp(min=0)
-    return overlap.double() / (n * m).clamp(min=1)
+    overlap: Tensor = (end - begin).clamp(min=0).double()
+    return overlap / (n * m).clamp(min=1)
 
 
 def valid_tokens(x: Tensor, padding_mask: Tensor | None) -> Tensor:

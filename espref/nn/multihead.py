@@ -84,8 +84,8 @@ class MultiheadBase(nn.Module):
         query, key, value : (N, L, E), (N, S, E), (N, S, E)
             Also without a batch dimension or, with ``batch_first=False``, (L, N, E) and (S, N, E).
         key_padding_mask, query_padding_mask : (N, S) and (N, L), optional
-            True = ignore; or floats, 0 and -inf. ESP and Sinkhorn plans couple the other tokens only. In self-attention,
-            where query and key are the same tensor, ``key_padding_mask`` holds for the queries too.
+            True = ignore; or floats, 0 and -inf. ESP and Sinkhorn plans couple the other tokens only; in
+            self-attention, where query and key are the same tensor, ``key_padding_mask`` holds for the queries too.
         need_weights : bool
             Also return the attention matrix; True by default, as in :class:`torch.nn.MultiheadAttention`. It takes
             O(L S) memory. ESP attention never forms this matrix otherwise; requesting it costs as much as S extra value

@@ -176,7 +176,8 @@ class BalancedScaling(torch.autograd.Function):
         sort: SoftSort = ctx.sort
 
         def identity_plus_s(z: Tensor) -> Tensor:
-            return z + d * sort.apply_kernel((d * z)[..., None])[..., 0]
+            image: Tensor = d * sort.apply_kernel((d * z)[..., None])[..., 0]
+            return z + image
 
         return -conjugate_gradients(identity_plus_s, d * gradient * mask), None, None, None
 

@@ -52,7 +52,7 @@ def streamed(
 
 
 class _GibbsAverage:
-    """sum_l w_l y_l with w = softmax(-beta c), of slices that come a few at a time: a softmax with a running maximum."""
+    """sum_l w_l y_l with w = softmax(-beta c), a few slices at a time: a softmax with a running maximum."""
 
     def __init__(self, like: Tensor, beta: Tensor) -> None:
         """Averages have the shape of ``like``, (B, N, Ev)."""

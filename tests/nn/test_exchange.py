@@ -172,5 +172,5 @@ def test_hugging_face_decoder_is_refused() -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is missing: pip install transformers")
     register_with_transformers("esp-test")
     config = transformers.GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, attn_implementation="esp-test")
-    with pytest.raises(ValueError, match=r"triangular matrix is the identity|attention_mask: expected one mask"):
+    with pytest.raises(ValueError, match=r"triangular matrix is the identity|attention_mask: expected the same mask"):
         transformers.GPT2Model(config)(torch.randint(1, 30, (1, 5)))

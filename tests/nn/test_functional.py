@@ -34,7 +34,7 @@ def test_equals_numpy(sort: str, power: int, n: int, m: int) -> None:
         plain = specification(q, k, v, tau=tau, beta=1.3, sort=sort, power=power)
         found = F.esp_attention(q, k, v, tau=tau, beta=1.3, sort=sort, power=power, need_weights=True)
         np.testing.assert_allclose(found.output, plain.output, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(found.weights, plain.matrix, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.matrix, plain.matrix, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("sort", SORTS)
@@ -84,10 +84,10 @@ def test_padding_equals_unpadded(sort: str) -> None:
     )
     for item, (rows, cols, plain) in enumerate(alone):
         np.testing.assert_allclose(found.output[item, rows], plain.output, rtol=0, atol=1e-11)
-        np.testing.assert_allclose(found.weights[item][rows][:, cols], plain.matrix, rtol=0, atol=1e-11)
-        assert (found.output[item][query_pad[item]] == 0).all() and (found.weights[item][:, key_pad[item]] == 0).all()
+        np.testing.assert_allclose(found.matrix[item][rows][:, cols], plain.matrix, rtol=0, atol=1e-11)
+        assert (found.output[item][query_pad[item]] == 0).all() and (found.matrix[item][:, key_pad[item]] == 0).all()
         if sort != "soft":
-            assert marginal_defect(found.weights[item][rows][:, cols].numpy() / len(rows)) < 1e-10
+            assert marginal_defect(found.matrix[item][rows][:, cols].numpy() / len(rows)) < 1e-10
 
 
 @pytest.mark.parametrize("sort", SORTS)
@@ -136,8 +136,8 @@ def test_straight_through_takes_the_soft_gradient(beta: float) -> None:
 
     plain, soft = call(sort="hard"), call(sort="soft")
     through = call(sort="hard", straight_through=True)
-    assert torch.equal(through.output, plain.output) and torch.equal(through.weights, plain.weights)
-    for name in ("output", "weights"):
+    assert torch.equal(through.output, plain.output) and torch.equal(through.matrix, plain.matrix)
+    for name in ("output", "matrix"):
         g = getattr(plain, name).detach()
         found, expected = (
             torch.autograd.grad(getattr(x, name), leaves, g, materialize_grads=True) for x in (through, soft)
@@ -254,7 +254,7 @@ def test_no_matrix_unless_it_is_asked_for() -> None:
     found = F.sinkhorn_attention(q, k, v)
     every = [found, F.esp_attention(q, k, v, **TEMPERATURES), F.softmax_attention(q, k, v)]
     every.append(F.differential_attention(q, k, v, mix=torch.tensor(0.1)))
-    assert [result.weights for result in every] == [None] * 4
+    assert [result.matrix for result in every] == [None] * 4
     assert torch.equal(found.output, F.sinkhorn_attention(q, k, v, n_iter=5).output)
 
 
@@ -336,14 +336,14 @@ def test_leading_dimensions_of_the_maps_that_look() -> None:
     """Softmax and differential attention of a batch with masks: each item as alone."""
     generator = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(3, n, 6, generator=generator, dtype=DOUBLE) for n in (7, 5, 5))
-    keep = torch.rand(3, 7, 5, generator=generator) < 0.5
-    keep[1, 2] = False
+    allowed = torch.rand(3, 7, 5, generator=generator) < 0.5
+    allowed[1, 2] = False
     mix = torch.tensor(0.2, dtype=DOUBLE)
     for function in (F.softmax_attention, lambda *x, **o: F.differential_attention(*x, mix=mix, **o)):
-        found = function(q, k, v, keep=keep, need_weights=True)
-        torch.testing.assert_close(found.output, found.weights @ v, rtol=0, atol=1e-13)
+        found = function(q, k, v, allowed=allowed, need_weights=True)
+        torch.testing.assert_close(found.output, found.matrix @ v, rtol=0, atol=1e-13)
         for item in range(3):
-            alone = function(q[item], k[item], v[item], keep=keep[item], need_weights=True)
+            alone = function(q[item], k[item], v[item], allowed=allowed[item], need_weights=True)
             for one, other in zip(found, alone, strict=True):
                 torch.testing.assert_close(one[item], other, rtol=0, atol=1e-13)
 
@@ -353,8 +353,8 @@ def test_kept_and_recomputed_gradients_agree(sort: str, monkeypatch: pytest.Monk
     """What short sequences keep for the backward, long ones compute again: the same gradients."""
     q, k, v = (x.requires_grad_() for x in tokens(90, 90))
     grads = []
-    for keep in (0, 2**23):
-        monkeypatch.setattr(streaming, "KEEP", keep)
+    for limit in (0, 2**23):
+        monkeypatch.setattr(streaming, "SAVE", limit)
         grads.append(
             torch.autograd.grad(F.esp_attention(q, k, v, tau=0.2, beta=1.0, sort=sort).output[0].sum(), (q, k, v))
         )
@@ -373,7 +373,7 @@ def test_kernel_and_its_gradients_equal_the_dense_ones(size: int, tied: bool) ->
     tau = torch.tensor(0.4, dtype=DOUBLE, requires_grad=True)
     x, g = torch.randn(2, size, 3, dtype=DOUBLE, requires_grad=True), torch.randn(2, size, 3, dtype=DOUBLE)
     dense = torch.exp(-(s[:, :, None] - s[:, None, :]).abs() / tau) @ x
-    found = scan.apply(scan.laplace(s, tau), s, tau, x)
+    found = scan.apply_kernel(scan.laplace_kernel(s, tau), s, tau, x)
     torch.testing.assert_close(found, dense, rtol=1e-12, atol=1e-12)
     for one, other in zip(*(torch.autograd.grad(y, (s, tau, x), g) for y in (found, dense)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
@@ -414,10 +414,10 @@ def test_sinkhorn_equals_numpy(n: int, m: int, n_iter: int) -> None:
     plain = sinkhorn_specification(q, k, v, n_iter=n_iter)
     found = F.sinkhorn_attention(3 * q, k / 3, v, n_iter=n_iter, need_weights=True)
     np.testing.assert_allclose(found.output, plain.output, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.weights, plain.matrix, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.matrix, plain.matrix, rtol=0, atol=1e-12)
     softmax = F.softmax_attention(q, k, v, need_weights=True)
-    np.testing.assert_allclose(softmax.weights, softmax_specification(q, k, v).matrix, rtol=0, atol=1e-13)
-    np.testing.assert_allclose(softmax.output, softmax.weights @ v, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(softmax.matrix, softmax_specification(q, k, v).matrix, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(softmax.output, softmax.matrix @ v, rtol=0, atol=1e-13)
 
 
 def test_sinkhorn_padding_equals_unpadded() -> None:
@@ -439,7 +439,7 @@ def test_sinkhorn_padding_equals_unpadded() -> None:
             for part, whole in zip(torch.autograd.grad(alone.square().sum(), parts), expected, strict=True):
                 whole[: len(part)] = part
         torch.testing.assert_close(found.output[item, :n], alone, rtol=0, atol=1e-13)
-        assert not found.output[item, n:].any() and not found.weights[item, :, m:].any()
+        assert not found.output[item, n:].any() and not found.matrix[item, :, m:].any()
         for grad, whole in zip(grads, expected, strict=True):
             torch.testing.assert_close(grad[item], whole, rtol=0, atol=1e-12)
 
@@ -447,14 +447,14 @@ def test_sinkhorn_padding_equals_unpadded() -> None:
 def test_differential_is_a_difference_of_two_softmax_maps() -> None:
     """Matrix and output from explicit exponentials; rows sum to 1 - mix; a mask keeps its pairs at zero."""
     q, k, v = tokens(7, 5)
-    keep = torch.rand(7, 5, generator=torch.Generator().manual_seed(0)) < 0.6
-    keep[3] = False
-    found = F.differential_attention(q, k, v, mix=torch.tensor(0.3, dtype=DOUBLE), keep=keep, need_weights=True)
+    allowed = torch.rand(7, 5, generator=torch.Generator().manual_seed(0)) < 0.6
+    allowed[3] = False
+    found = F.differential_attention(q, k, v, mix=torch.tensor(0.3, dtype=DOUBLE), allowed=allowed, need_weights=True)
     maps = []
     for half in (slice(0, 2), slice(2, 4)):
-        entries = np.exp(q[:, half].numpy() @ k[:, half].numpy().T / np.sqrt(2)) * keep.numpy()
-        maps.append(entries / np.where(keep.any(1)[:, None], entries.sum(1, keepdims=True), 1.0))
+        entries = np.exp(q[:, half].numpy() @ k[:, half].numpy().T / np.sqrt(2)) * allowed.numpy()
+        maps.append(entries / np.where(allowed.any(1)[:, None], entries.sum(1, keepdims=True), 1.0))
     matrix = maps[0] - 0.3 * maps[1]
-    np.testing.assert_allclose(found.weights, matrix, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(found.matrix, matrix, rtol=0, atol=1e-13)
     np.testing.assert_allclose(found.output, matrix @ v.numpy(), rtol=0, atol=1e-13)
-    np.testing.assert_allclose(found.weights.sum(1)[keep.any(1)], 0.7, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(found.matrix.sum(1)[allowed.any(1)], 0.7, rtol=0, atol=1e-13)

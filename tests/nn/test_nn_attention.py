@@ -43,7 +43,7 @@ def test_esp_module_is_the_function_between_projections(sort: str) -> None:
     settings = {"tau": 0.2, "beta": 2.0, "sort": sort, "need_weights": True}
     plain = functional.esp_attention(heads[0] / 2, heads[1] / 2, heads[2], **settings)
     torch.testing.assert_close(output, module.out_proj(plain.output.transpose(1, 2).flatten(-2)))
-    torch.testing.assert_close(weights, plain.weights)
+    torch.testing.assert_close(weights, plain.matrix)
     assert module(x, x, x, need_weights=False)[1] is None
     torch.testing.assert_close(module(x[0], x[0], x[0])[0], output[0])
     other = EspAttention(12, 3, tau=0.2, beta=2.0, sort=sort, batch_first=False)
