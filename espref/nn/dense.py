@@ -193,15 +193,15 @@ class DenseEsp(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, E) to tokens (B, N, E) and matrices (B, H, N, N); ``padding_mask`` (B, N), True = ignore."""
-        q, k, v = (
-            torch.unflatten(part, -1, (self.num_heads, -1)).transpose(1, 2) for part in self.in_proj(x).chunk(3, dim=-1)
-        )  # (B, H, N, d) each
-        q, k = (part * part.shape[-1] ** -0.5 for part in (q, k))
+        parts = self.in_proj(x).chunk(3, dim=-1)  # (B, N, E) each
+        heads = (self.num_heads, -1)
+        q, k, v = (torch.unflatten(y, -1, heads).transpose(1, 2) for y in parts)
+        scale = q.shape[-1] ** -0.5  # q, k, v: (B, H, N, d)
         if padding_mask is not None:
             padding_mask = padding_mask[:, None]  # (B, 1, N), for all heads
-        heads, matrix = esp_attention(
-            q,
-            k,
+        output, matrix = esp_attention(
+            q * scale,
+            k * scale,
             v,
             tau=self.log_tau.exp()[0],
             beta=self.log_beta.exp()[0],
@@ -209,4 +209,5 @@ class DenseEsp(nn.Module):
             query_padding_mask=padding_mask,
             key_padding_mask=padding_mask,
         )  # (B, H, N, d), (B, H, N, N)
-        return self.out_proj(heads.transpose(1, 2).flatten(-2)), matrix
+        output = output.transpose(1, 2).flatten(-2)  # (B, N, E)
+        return self.out_proj(output), matrix
