@@ -147,7 +147,7 @@ def test_gradient_of_the_balanced_scaling() -> None:
 
 
 def test_the_specification_stands_alone() -> None:
-    """It imports nothing of the fast path, and its layer is short enough to read at once."""
+    """It imports nothing else of the package, so that it cannot share an error with the fast path."""
     source = inspect.getsource(dense)
     assert "from ." not in source and "import espref" not in source
     assert dense.esp_attention is not functional.esp_attention

@@ -21,8 +21,8 @@ def test_swap_in_a_stock_encoder(training: bool) -> None:
     with torch.no_grad():
         before = model(x, src_key_padding_mask=pad)
         swap_attention(model, SoftmaxAttention)
-        real = ~pad
-        torch.testing.assert_close(model(x, src_key_padding_mask=pad)[real], before[real], atol=1e-5, rtol=1e-4)
+        valid = ~pad
+        torch.testing.assert_close(model(x, src_key_padding_mask=pad)[valid], before[valid], atol=1e-5, rtol=1e-4)
     called = []
     stock = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).train(training)
     swapped = swap_attention(stock, EspAttention, sort="balanced")

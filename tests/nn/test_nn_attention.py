@@ -20,12 +20,12 @@ def test_softmax_equals_multihead_attention() -> None:
     x, y = torch.randn(3, 7, 16), torch.randn(3, 5, 16)
     pad = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 1, 0, 1, 0]], dtype=torch.bool)
     for average in (True, False):
-        for expected, found in zip(
+        for expected, result in zip(
             stock(x, y, y, key_padding_mask=pad, average_attn_weights=average),
             ours(x, y, y, key_padding_mask=pad, average_attn_weights=average),
             strict=True,
         ):
-            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(result, expected)
     causal = torch.ones(7, 7, dtype=torch.bool).triu(1)
     torch.testing.assert_close(ours(x, x, x, is_causal=True)[0], stock(x, x, x, attn_mask=causal)[0])
     everything = torch.ones(3, 5, dtype=torch.bool)
