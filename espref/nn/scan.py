@@ -8,6 +8,7 @@ built once and applied to many x; its gradient with respect to the scores needs 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -71,8 +72,8 @@ def gauss_kernel(s: Tensor, tau: Tensor) -> Tensor:
 
 def apply_kernel(kernel: Kernel, s: Tensor, tau: Tensor | None, x: Tensor) -> Tensor:
     """K x for the kernel built from s (B, n), and x (B, n, d); differentiable in s, tau and x."""
-    product: Tensor = _Apply.apply(s, tau, x, *kernel)  # type: ignore[no-untyped-call]
-    return product
+    apply: Callable[..., Tensor] = _Apply.apply
+    return apply(s, tau, x, *kernel)
 
 
 class _Apply(torch.autograd.Function):

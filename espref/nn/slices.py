@@ -12,6 +12,7 @@ Forward takes the first two of them from :class:`SliceTerms`, backward the last 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -47,9 +48,8 @@ class SliceTerms(NamedTuple):
     def costs_and_products(self, g: Tensor) -> tuple[Tensor, Tensor]:
         """The costs again, and <P g, A Q v> for g (B, N, Ev): both (B, G), differentiable together."""
         g_image = self.source.apply_unscaled(g[:, None])  # (B, G, N, Ev)
-        query_products, g_products = _RowProducts.apply(  # type: ignore[no-untyped-call]
-            self.query_image, g_image, self.target_image
-        )
+        row_products: Callable[..., tuple[Tensor, Tensor]] = _RowProducts.apply
+        query_products, g_products = row_products(self.query_image, g_image, self.target_image)
         return self._cost(query_products), (self.masses * g_products).sum(-1)
 
     def _cost(self, products: Tensor) -> Tensor:

@@ -140,8 +140,8 @@ def balanced_scaling(sort: SoftSort, mask: Tensor) -> Tensor:
         return d
     image = sort.apply_kernel(d[..., None])[..., 0]
     residual = torch.where(mask > 0, (d * image).clamp(min=1e-30), 1.0).log()  # zero, with the derivatives of K
-    scaling: Tensor = BalancedScaling.apply(residual, d, mask, constant)  # type: ignore[no-untyped-call]
-    return scaling
+    implicit: Callable[..., Tensor] = BalancedScaling.apply
+    return implicit(residual, d, mask, constant)
 
 
 def _detached(sort: SoftSort) -> SoftSort:
@@ -212,8 +212,8 @@ def inverse(order: Tensor) -> Tensor:
 
 def permute_rows(x: Tensor, order: Tensor) -> Tensor:
     """Row order[b, g, i] of x[b, g], (B, G, N, E), for x (B, G or 1, N, E) and permutations (B, G, N)."""
-    permuted: Tensor = _PermuteRows.apply(x, order)  # type: ignore[no-untyped-call]
-    return permuted
+    apply: Callable[..., Tensor] = _PermuteRows.apply
+    return apply(x, order)
 
 
 class _PermuteRows(torch.autograd.Function):

@@ -46,7 +46,8 @@ def streamed(
     saved = SavedTerms() if torch.is_grad_enabled() and any(x.requires_grad for x in tensors) else None
     apply: Callable[..., Any] = _Streamed.apply
     if torch.compiler.is_compiling():  # break the graph: the function differentiates itself, and is not traced
-        apply = torch.compiler.disable(apply)  # type: ignore[no-untyped-call]
+        untraced: Callable[..., Any] = torch.compiler.disable
+        apply = untraced(apply)
     output: Tensor = apply(*tensors, options, group, saved)[0]
     return output
 
@@ -122,9 +123,8 @@ class _Streamed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         saved, ctx.saved = ctx.saved, None
-        gradients = _StreamedBackward.apply(  # type: ignore[no-untyped-call]
-            g, *ctx.saved_tensors, ctx.options, ctx.group, saved
-        )
+        apply: Callable[..., tuple[Tensor, ...]] = _StreamedBackward.apply
+        gradients = apply(g, *ctx.saved_tensors, ctx.options, ctx.group, saved)
         return *gradients, None, None, None
 
     @staticmethod
