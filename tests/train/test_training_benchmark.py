@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
 pytest.importorskip("lightning_fabric", reason="Lightning Fabric is missing: pip install 'espref[train]'")
-from espref.benchmarks import transformers  # noqa: E402
+from espref.train import benchmark as transformers  # noqa: E402
 from espref.train.presets import PRESETS  # noqa: E402
 
 SMALL = [
