@@ -63,8 +63,9 @@ def _names(language: str) -> dict[str, str]:
 def languages(per_language: int = 100) -> Data:
     """Names of territories, languages and currencies in one of 29 languages in Latin script: which language is it?
 
-    Each language has up to ``per_language`` training names, and a quarter as many for the test. Names that two languages share have no right answer and are left out. No territory, language or currency is named
-    in both parts, so that a model must recognise the language and cannot remember the name.
+    Each language has up to ``per_language`` training names, and a quarter as many for the test. Names that two
+    languages share have no right answer and are left out. No territory, language or currency is named in both parts,
+    so that a model must recognise the language and cannot remember the name.
     """
     tables = {language: _names(language) for language in LANGUAGES}
     n_languages = Counter(name for table in tables.values() for name in set(table.values()))

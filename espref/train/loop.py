@@ -11,7 +11,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from .._environment import environment
 from .._output import atomic
 from ..nn import EspAttention
 from .config import Config
-from .data import Data, collate, labels_of, subset
+from .data import Batch, Data, collate, labels_of, subset
 from .model import build, evaluate, loss
 from .processes import is_sharded
 
@@ -35,14 +35,6 @@ History = list[dict[str, float]]
 Report = Callable[[int, dict[str, float]], None]
 #: Checkpoints hold the whole model by parameter names, however many processes train it.
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
-class _State(NamedTuple):
-    """What training changes."""
-
-    model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: LambdaLR
 
 
 def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Report | None = None) -> dict[str, Any]:
@@ -79,20 +71,25 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     wrapped = fabric.setup_module(model)
     adam = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
     optimizer = fabric.setup_optimizers(adam)
-    state = _State(model, adam, LambdaLR(adam, partial(_rate_factor, steps=steps)))
-    history = _resume(folder, state)
+    scheduler = LambdaLR(adam, partial(_rate_factor, steps=steps))
+    history = _resume(folder, model, adam, scheduler)
     loggers = _loggers(folder / "logs", history) if fabric.is_global_zero else []
     dtype = next(model.parameters()).dtype  # of the unwrapped model, which is evaluated
     test_batches = DataLoader(data.test, 256, collate_fn=partial(collate, data.task))
     tests = [batch.to(fabric.device, dtype) for batch in test_batches]
     for epoch in range(len(history), config.epochs):
         _set_tau(model, config, epoch)
-        mean_loss = _epoch(fabric, wrapped, optimizer, state.scheduler, data, config, items, epoch)
+        batches = _batches(data, config, items, epoch, fabric)
+        mean_loss = _train_epoch(batches, fabric, wrapped, optimizer, scheduler, data.task)
         line: dict[str, float] = {"epoch": epoch + 1, "loss": mean_loss}
+        if not math.isfinite(mean_loss):
+            raise ValueError(
+                f"rate: expected a smaller rate than {config.rate}, the loss of epoch {epoch + 1} is not finite"
+            )
         if fabric.is_global_zero or is_sharded(fabric):  # else rank 0 has the whole model and evaluates alone
             line |= evaluate(model, data, tests)
         history.append(fabric.broadcast(line))
-        _save(folder, fabric, state, history)
+        _save(folder, fabric, model, adam, scheduler, history)
         for logger in loggers:
             _log(logger, history[-1])
         if report is not None and fabric.is_global_zero:
@@ -107,46 +104,45 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     return result
 
 
-def _epoch(
+def _batches(
+    data: Data, config: Config, items: list[int], epoch: int, fabric: Fabric
+) -> Iterator[tuple[Batch, float, float]]:
+    """This process's share of each batch; the weight of its loss in the batch's; the part of the items in the batch.
+
+    Data order and dropout depend on seed, epoch and process alone.
+    """
+    order_seed, *dropout_seeds = np.random.SeedSequence([config.seed, epoch]).spawn(1 + fabric.world_size)
+    torch.manual_seed(int(dropout_seeds[fabric.global_rank].generate_state(1)[0]))
+    order = np.random.default_rng(order_seed).permutation(items).tolist()
+    for start in range(0, len(order), config.batch):
+        batch = order[start : start + config.batch]
+        share = batch[fabric.global_rank :: fabric.world_size]
+        weight = len(share) * fabric.world_size / len(batch)  # the mean over processes is the mean over the batch
+        samples = [data.train[i] for i in share or batch[:1]]  # a process without a share takes part with weight 0
+        yield collate(data.task, samples).to(fabric.device), weight, len(batch) / len(order)
+
+
+def _train_epoch(
+    batches: Iterator[tuple[Batch, float, float]],
     fabric: Fabric,
     model: Any,
     optimizer: Any,
     scheduler: LambdaLR,
-    data: Data,
-    config: Config,
-    items: list[int],
-    epoch: int,
+    task: str,
 ) -> float:
-    """One pass over the items; the mean loss. Data order and dropout depend on seed, epoch and process alone."""
-    order_seed, *dropout_seeds = np.random.SeedSequence([config.seed, epoch]).spawn(1 + fabric.world_size)
-    torch.manual_seed(int(dropout_seeds[fabric.global_rank].generate_state(1)[0]))
-    order = np.random.default_rng(order_seed).permutation(items).tolist()
+    """One optimizer step per batch; the mean loss over all items."""
     model.train()
     losses = []
-    for batch, share, weight in _batches(order, config.batch, fabric):
-        inputs = collate(data.task, [data.train[i] for i in share]).to(fabric.device)
-        value = weight * loss(model, data.task, inputs)
+    for batch, weight, part in batches:
+        value = weight * loss(model, task, batch)
         optimizer.zero_grad()
         fabric.backward(value)
         fabric.clip_gradients(model, optimizer, max_norm=1.0, error_if_nonfinite=False)
         optimizer.step()
         scheduler.step()
-        losses.append(value.detach() * (len(batch) / len(items)))
+        losses.append(part * value.detach())
     mean: Any = fabric.all_reduce(torch.stack(losses).sum(), reduce_op="mean")
-    if not torch.isfinite(mean):
-        raise ValueError(
-            f"rate: the loss is not finite in epoch {epoch + 1}; expected a smaller rate than {config.rate}"
-        )
     return float(mean)
-
-
-def _batches(order: list[int], size: int, fabric: Fabric) -> Iterator[tuple[list[int], list[int], float]]:
-    """Each batch, this process's share of it, and the weight that makes the processes' mean the mean over the batch."""
-    for start in range(0, len(order), size):
-        batch = order[start : start + size]
-        share = batch[fabric.global_rank :: fabric.world_size]
-        weight = len(share) * fabric.world_size / len(batch)
-        yield batch, share or batch[:1], weight  # a process without a share takes part with weight 0
 
 
 def _rate_factor(step: int, steps: int) -> float:
@@ -179,13 +175,8 @@ def _log(logger: Logger, line: dict[str, float]) -> None:
 
 def versions() -> dict[str, Any]:
     """The environment of the package, and the versions of the packages that training adds."""
-    found: dict[str, Any] = dict(environment())
-    for package in ("lightning-fabric", "torchmetrics", "sacrebleu", "babel"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+    packages = ("lightning-fabric", "torchmetrics", "sacrebleu", "babel")
+    return {**environment(), **{package: metadata.version(package) for package in packages}}
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -196,16 +187,12 @@ def read_run(path: Path) -> dict[str, Any]:
     ValueError
         If the file is not one that a run writes.
     """
-    required = {"config", "environment", "precision"} | ({"history", "final"} if path.name == "metrics.json" else set())
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = required - set(content)
-    except (ValueError, TypeError) as error:
+        for name in ("config", "environment", "precision", *(["history"] if path.name == "metrics.json" else [])):
+            content[name]
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: expected a file written by a run, {type(error).__name__}; delete it") from error
-    if missing:
-        raise ValueError(
-            f"{path}: expected a file written by a run, it lacks {' and '.join(sorted(missing))}; delete it"
-        )
     return content
 
 
@@ -235,7 +222,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        parts = {name: saved[name] for name in (*_State._fields, "history")}
+        parts = {name: saved[name] for name in ("model", "optimizer", "scheduler", "history")}
         if not all(parts.values()):
             raise ValueError("a part is empty")
         return parts
@@ -261,27 +248,28 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
     model.load_state_dict(shared, strict=False)
 
 
-def _resume(folder: Path, state: _State) -> History:
-    """Load the checkpoint, if there is one; the history of its epochs."""
+def _resume(folder: Path, model: torch.nn.Module, optimizer: Any, scheduler: LambdaLR) -> History:
+    """Load the checkpoint, if there is one, and return its history."""
     path = folder / "checkpoint.pt"
     if not path.exists():
         return []
     saved = _read_checkpoint(path)
     weights, moments = saved["model"], saved["optimizer"]
     try:
-        set_state_dict(state.model, state.optimizer, model_state_dict=weights, optim_state_dict=moments, options=FULL)
-        state.scheduler.load_state_dict(saved["scheduler"])
+        set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments, options=FULL)
+        scheduler.load_state_dict(saved["scheduler"])
     except (RuntimeError, KeyError, TypeError, AttributeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
         raise ValueError(f"{path}: expected a checkpoint of this model ({reason}); delete it to start anew") from error
-    history: History = saved["history"]
-    return history
+    return list(saved["history"])
 
 
-def _save(folder: Path, fabric: Fabric, state: _State, history: History) -> None:
+def _save(
+    folder: Path, fabric: Fabric, model: torch.nn.Module, optimizer: Any, scheduler: LambdaLR, history: History
+) -> None:
     """Write the checkpoint, complete or not at all."""
-    weights, moments = get_state_dict(state.model, state.optimizer, options=FULL)  # all processes give their shards
+    weights, moments = get_state_dict(model, optimizer, options=FULL)  # all processes give their shards
     if fabric.is_global_zero:
-        parts = {"model": weights, "optimizer": moments, "scheduler": state.scheduler.state_dict(), "history": history}
+        parts = {"model": weights, "optimizer": moments, "scheduler": scheduler.state_dict(), "history": history}
         with atomic(folder / "checkpoint.pt") as draft:
             torch.save(parts, draft)

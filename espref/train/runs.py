@@ -83,7 +83,7 @@ def common_environment(configs: Sequence[Config], out: Path) -> dict[str, Any]:
         If they differ.
     """
     current = versions()
-    common: dict[str, Any] | None = None
+    common: dict[str, Any] = {}
     for config in configs:
         folder = out / config.name()
         paths = [path for name in ("config.json", "metrics.json") if (path := folder / name).exists()]
@@ -92,18 +92,11 @@ def common_environment(configs: Sequence[Config], out: Path) -> dict[str, Any]:
             environments.append(current)
         for environment in environments:
             common = common or environment
-            if environment != common:
-                raise ValueError(f"{folder}: expected a run made by {differences(common, environment)}")
-    return common or current
-
-
-def differences(expected: dict[str, Any], got: Any) -> str:
-    """What differs between two environments, in words."""
-    if not isinstance(got, dict):
-        return f"a named environment, got {got!r}"
-    names = [name for name in {**expected, **got} if expected.get(name) != got.get(name)]
-    first, second = (", ".join(f"{name} {known.get(name)}" for name in names) for known in (expected, got))
-    return f"{first}; got {second}"
+            names = [name for name in {**common, **environment} if common.get(name) != environment.get(name)]
+            if names:
+                expected, got = (", ".join(f"{name} {e.get(name)}" for name in names) for e in (common, environment))
+                raise ValueError(f"{folder}: expected a run made by {expected}; got {got}")
+    return common
 
 
 class Comparison(NamedTuple):

@@ -6,12 +6,13 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .._output import FileError, atomic, check_writable
+from .._output import atomic, check_writable
 from .config import Config
-from .runs import Comparison, common_environment, compare, differences, load, run_all
+from .runs import Comparison, common_environment, compare, load, run_all
 
 KINDS = ("softmax", "sinkhorn", "differential", "esp", "esp-balanced", "esp-hard-eval")
 #: Epochs that train the embedded tasks on a CPU within a minute.
@@ -103,68 +104,47 @@ def run_study(
 ) -> Iterator[tuple[str, list[Comparison]]]:
     """Title and comparison of each group of a study, as soon as its runs are done; the record is rewritten each time.
 
-    Finished runs in ``out`` are not repeated. With ``only``, only the groups whose title contains it are run, and the
-    other groups of an existing record are kept.
+    Finished runs in ``out`` are read, not repeated. With ``only``, just the groups whose title contains it are run; the
+    record also holds the other groups whose runs are all finished.
 
     Raises
     ------
     ValueError
-        If no study has that name, or no title contains ``only``; if the runs in ``out``, or the record with ``only``,
-        were made by other versions, another commit or another machine than the runs to come.
+        If no study has that name, or no title contains ``only``; if runs in ``out`` were made by other versions,
+        another commit or another machine than the others or than the runs to come.
     """
     if name not in STUDIES:
         raise ValueError(f"study: expected one of {', '.join(STUDIES)}, got {name!r}")
     groups = STUDIES[name]()
-    chosen = {
-        title: {variant: [_with_seed(config, seed, out) for seed in range(seeds)] for variant, config in group.items()}
-        for title, group in groups.items()
-        if only in title
-    }
-    if not chosen:
+    if not any(only in title for title in groups):
         raise ValueError(f"only: expected part of one of {'; '.join(groups)}, got {only!r}")
     check_writable(record)
-    every = [config for group in chosen.values() for configs in group.values() for config in configs]
+    chosen: dict[str, dict[str, list[Config]]] = {}
+    for title, group in groups.items():
+        runs = {variant: [_with_seed(config, seed, out) for seed in range(seeds)] for variant, config in group.items()}
+        if only in title or all((out / run.name() / "metrics.json").exists() for run in chain(*runs.values())):
+            chosen[title] = runs
+    every = [config for runs in chosen.values() for config in chain(*runs.values())]
     pretrained = [replace(PRETRAINED, seed=seed) for seed in range(seeds) if any(config.start for config in every)]
     environment = common_environment([*pretrained, *every], out)
-    rows = _read_record(record, name, list(groups), environment) if only and record.exists() else {}
     run_all(pretrained, out, jobs=jobs)
-    for title, group in chosen.items():
-        results = iter(run_all([config for configs in group.values() for config in configs], out, jobs=jobs))
-        by_variant = {variant: {config.seed: next(results) for config in configs} for variant, configs in group.items()}
-        task = next(iter(groups[title].values())).task
-        comparison = compare(load(task).task, by_variant)
-        rows[title] = [
-            {"group": title, **_without_nan(row), "parameters": by_variant[row.variant][0]["parameters"]}
-            | {"config": asdict(groups[title][row.variant])}
-            for row in comparison
-        ]
-        ordered = [row for title in groups for row in rows.get(title, [])]
-        content = json.dumps({"study": name, "environment": environment, "runs": ordered}, indent=1, allow_nan=False)
+    rows: list[dict[str, Any]] = []
+    for title, runs in chosen.items():
+        results = iter(run_all(list(chain(*runs.values())), out, jobs=jobs))
+        by_variant = {variant: {config.seed: next(results) for config in configs} for variant, configs in runs.items()}
+        comparison = compare(load(next(iter(groups[title].values())).task).task, by_variant)
+        for row in comparison:
+            parameters, config = by_variant[row.variant][0]["parameters"], asdict(groups[title][row.variant])
+            rows.append({"group": title, **_without_nan(row), "parameters": parameters, "config": config})
+        content = {"study": name, "environment": environment, "runs": rows}
         with atomic(record) as draft:
-            draft.write_text(content, encoding="utf-8")
+            draft.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
         yield title, comparison
 
 
 def _with_seed(config: Config, seed: int, out: Path) -> Config:
     """The configuration with a seed, starting from the pretrained run of the same seed if it starts from one."""
     return replace(config, seed=seed, start=str(out / f"{config.start}-seed={seed}") if config.start else "")
-
-
-def _read_record(path: Path, study: str, titles: list[str], environment: dict[str, Any]) -> dict[str, list[Any]]:
-    """The rows by group of an existing record, which must be of this study and this environment."""
-    rows: dict[str, list[Any]] = {}
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        name, made_by = record["study"], record["environment"]
-        for row in record["runs"]:
-            rows.setdefault(row["group"], []).append(row)
-    except (ValueError, TypeError, KeyError) as error:
-        raise FileError(f"{path}: expected the record of a study, {type(error).__name__}") from error
-    if name != study or not set(rows) <= set(titles):
-        raise FileError(f"{path}: expected a record of the study {study!r} with its groups, got {name!r}")
-    if made_by != environment:
-        raise FileError(f"{path}: expected a record made by {differences(environment, made_by)}")
-    return rows
 
 
 def _without_nan(row: Comparison) -> dict[str, Any]:
