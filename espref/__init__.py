@@ -1,7 +1,7 @@
 """espref: the mathematical reference for expected sliced transport plans and ESPFormer attention.
 
-The modules stand in the order of the mathematics, which :mod:`espref.chapters` writes down. Importing espref loads NumPy
-and SciPy, never torch, POT or matplotlib: ``espref.solvers`` and ``espref.claims`` are loaded when they are first used.
+The modules stand in the order of the mathematics, which :mod:`espref.chapters` writes down. Importing espref loads
+NumPy and SciPy, never torch, POT or matplotlib; ``espref.solvers`` and ``espref.claims`` are loaded on first use.
 """
 
 from types import ModuleType

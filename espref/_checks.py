@@ -185,7 +185,7 @@ def as_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
 
 
 def as_generator(rng: RandomSource) -> np.random.Generator:
-    """The only source of random numbers, as SPEC 7 has it: what NumPy's ``default_rng`` takes; None for fresh entropy."""
+    """The only source of random numbers (SPEC 7): what NumPy's ``default_rng`` takes; None for fresh entropy."""
     if rng is None or isinstance(rng, (np.random.Generator, np.random.BitGenerator, np.random.SeedSequence)):
         return np.random.default_rng(rng)
     if isinstance(rng, (bool, np.bool_)) or not isinstance(rng, (int, np.integer)) or rng < 0:

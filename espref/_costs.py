@@ -56,7 +56,8 @@ def paired_cost(x: Array, y: Array, i: Index | None, j: Index, mass: Array, p: f
 def powers(difference: Array, p: float) -> Array:
     """|difference|^p of every row."""
     if p == 2:
-        return np.einsum("kd,kd->k", difference, difference)
+        squares: Array = np.einsum("kd,kd->k", difference, difference)
+        return squares
     size = np.frexp(max(difference.max(), -difference.min()))[1]
     if abs(size) > 400:  # the square may over- or underflow where the power does not
         difference = np.ldexp(difference, -size)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def in_threads(work: Callable[[S], T], items: Sequence[S], points: int) -> list[T]:
-    """``work`` on every item, in order: in threads from ``WORTH_A_THREAD`` points on. Results do not depend on it."""
+    """``work`` on every item, in order; in threads from ``WORTH_A_THREAD`` points on, with the same results."""
     if points < WORTH_A_THREAD or len(items) == 1:
         return [work(item) for item in items]
     with ThreadPoolExecutor(max_workers=min(MOST_THREADS, os.cpu_count() or 1)) as threads:

@@ -1,7 +1,7 @@
 r"""Machinery of the line: classes of equal points, and plans that share mass within them.
 
-With $U$ the class of the source points equal to $u_i$, $A(U)$ its weight, and $\Lambda$ the monotone plan between classes,
-the tie-splitting plan is $G_{ij} = \frac{a_i}{A(U_i)} \frac{b_j}{B(V_j)} \Lambda(U_i, V_j)$.
+With $U_i$ the class of the source points equal to $u_i$, $A(U_i)$ its weight, and $\Lambda$ the monotone plan between
+classes, the tie-splitting plan is $G_{ij} = \frac{a_i}{A(U_i)} \frac{b_j}{B(V_j)} \Lambda(U_i, V_j)$.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Classes(NamedTuple):
 
     def shares(self, weights: Array) -> Array:
         """Each point's part of the weight of its class, (n,), by rank."""
-        return weights[self.order] / np.repeat(self.sums(weights), self.sizes())
+        shares: Array = weights[self.order] / np.repeat(self.sums(weights), self.sizes())
+        return shares
 
 
 class Matching(NamedTuple):

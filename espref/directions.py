@@ -14,60 +14,6 @@ METHODS = ("random", "orthogonal", "sobol", "equispaced", "lebedev", "axes")
 _LEBEDEV_DEGREES = (*(3, 5, 7, 9, 11, 15, 17, 19, 21, 23, 29, 31), *range(35, 132, 6))
 
 
-def _normalised(rows: Array) -> Array:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _random(n: int, dim: int, rng: np.random.Generator) -> Array:
-    """Independent and uniform on the sphere: a normalised Gaussian."""
-    return _normalised(rng.standard_normal((n, dim)))
-
-
-def _orthogonal(n: int, dim: int, rng: np.random.Generator) -> Array:
-    """Rows of independent Haar orthogonal matrices, the last one cut short."""
-    gaussians = rng.standard_normal((-(-n // dim), dim, dim))
-    q, r = np.linalg.qr(gaussians)
-    signs = np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)  # without them QR is not Haar
-    return np.swapaxes(q * signs[:, None, :], 1, 2).reshape(-1, dim)[:n]
-
-
-def _sobol(n: int, dim: int, rng: np.random.Generator) -> Array:
-    """Scrambled Sobol points of the cube, sent to the sphere through the Gaussian."""
-    bits = max(int(n - 1).bit_length(), 0)
-    cube = stats.qmc.Sobol(dim, scramble=True, rng=rng).random_base2(bits)[:n]
-    return _normalised(stats.norm.ppf(cube + 2.0**-31))  # middles of the cells of width 2^-30: never 0, 1/2 or 1
-
-
-def _equispaced(n: int, dim: int) -> Array:
-    """Midpoints of n equal arcs of the half circle (the other half gives the same plans)."""
-    if dim != 2:
-        raise ValueError(f"dim: expected 2 for equispaced directions, got {dim}")
-    angles = np.pi * (np.arange(n) + 0.5) / n
-    return np.column_stack([np.cos(angles), np.sin(angles)])
-
-
-def _lebedev(n: int, dim: int) -> tuple[Array, Array]:
-    """The Lebedev rule with n nodes on the sphere of R^3, and its weights, sum 1."""
-    if dim != 3:
-        raise ValueError(f"dim: expected 3 for Lebedev directions, got {dim}")
-    sizes = []
-    for degree in _LEBEDEV_DEGREES:
-        nodes, weights = lebedev_rule(degree)
-        if len(weights) == n:
-            return nodes.T, weights / weights.sum()
-        sizes.append(len(weights))
-        if len(weights) > n:
-            break
-    raise ValueError(f"n_directions: expected the size of a Lebedev rule ({', '.join(map(str, sizes))}, ...), got {n}")
-
-
-def _axes(n: int, dim: int) -> Array:
-    """The coordinate axes, ESPFormer's choice."""
-    if n != dim:
-        raise ValueError(f"n_directions: expected the dimension, {dim}, for axes, got {n}")
-    return np.eye(dim)
-
-
 def sample_directions(n_directions: int, dim: int, *, method: str = "random", rng: RandomSource = None) -> Array:
     """Unit directions on the sphere of R^dim.
 
@@ -140,3 +86,61 @@ def direction_weights(n_directions: int, dim: int, *, method: str = "random") ->
     if method in ("equispaced", "axes"):  # refuse the sizes that they do not have
         sample_directions(n, dim, method=method)
     return np.full(n, 1.0 / n)
+
+
+# Behind the definition: one function per scheme.
+
+
+def _normalised(rows: Array) -> Array:
+    unit: Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
+
+
+def _random(n: int, dim: int, rng: np.random.Generator) -> Array:
+    """Independent and uniform on the sphere: a normalised Gaussian."""
+    return _normalised(rng.standard_normal((n, dim)))
+
+
+def _orthogonal(n: int, dim: int, rng: np.random.Generator) -> Array:
+    """Rows of independent Haar orthogonal matrices, the last one cut short."""
+    gaussians = rng.standard_normal((-(-n // dim), dim, dim))
+    q, r = np.linalg.qr(gaussians)
+    signs = np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)  # without them QR is not Haar
+    return np.swapaxes(q * signs[:, None, :], 1, 2).reshape(-1, dim)[:n]
+
+
+def _sobol(n: int, dim: int, rng: np.random.Generator) -> Array:
+    """Scrambled Sobol points of the cube, sent to the sphere through the Gaussian."""
+    bits = max(int(n - 1).bit_length(), 0)
+    cube = stats.qmc.Sobol(dim, scramble=True, rng=rng).random_base2(bits)[:n]
+    return _normalised(stats.norm.ppf(cube + 2.0**-31))  # middles of the cells of width 2^-30: never 0, 1/2 or 1
+
+
+def _equispaced(n: int, dim: int) -> Array:
+    """Midpoints of n equal arcs of the half circle (the other half gives the same plans)."""
+    if dim != 2:
+        raise ValueError(f"dim: expected 2 for equispaced directions, got {dim}")
+    angles = np.pi * (np.arange(n) + 0.5) / n
+    return np.column_stack([np.cos(angles), np.sin(angles)])
+
+
+def _lebedev(n: int, dim: int) -> tuple[Array, Array]:
+    """The Lebedev rule with n nodes on the sphere of R^3, and its weights, sum 1."""
+    if dim != 3:
+        raise ValueError(f"dim: expected 3 for Lebedev directions, got {dim}")
+    sizes = []
+    for degree in _LEBEDEV_DEGREES:
+        nodes, weights = lebedev_rule(degree)
+        if len(weights) == n:
+            return nodes.T, weights / weights.sum()
+        sizes.append(len(weights))
+        if len(weights) > n:
+            break
+    raise ValueError(f"n_directions: expected the size of a Lebedev rule ({', '.join(map(str, sizes))}, ...), got {n}")
+
+
+def _axes(n: int, dim: int) -> Array:
+    """The coordinate axes, ESPFormer's choice."""
+    if n != dim:
+        raise ValueError(f"n_directions: expected the dimension, {dim}, for axes, got {n}")
+    return np.eye(dim)

@@ -80,7 +80,8 @@ def gibbs_weights(costs: ArrayLike, beta: float, prior: ArrayLike | None = None)
         damping = np.zeros_like(costs)
         np.multiply(excess, beta, out=damping, where=excess != 0)  # 0 * inf is 0 here
         weights = np.where(prior > 0, prior * np.exp(-np.where(prior > 0, damping, 0.0)), 0.0)
-    return weights / weights.sum()
+    normalised: Array = weights / weights.sum()
+    return normalised
 
 
 def expected_sliced_plan(
@@ -254,7 +255,7 @@ def est_distance(
     liu2025est
     """
     costs = slice_costs(x, y, directions, a, b, p=p, ties=ties)
-    return float(gibbs_weights(costs, beta, prior) @ costs) ** (1 / p)
+    return float((gibbs_weights(costs, beta, prior) @ costs) ** (1 / p))
 
 
 # Behind the definition: equal entries of many sparse plans added up.

@@ -89,9 +89,21 @@ def slice_costs(
 ) -> Array:
     r"""The cost $c_\theta = \sum_{ij} |x_i - y_j|^p\, G_{\theta,ij}$ of every lifted plan, without building any.
 
-    Parameters are those of :func:`sliced_plans`; ``p >= 1`` is the exponent of the Euclidean ground cost.
-    Memory beyond the input is O((L + d) (n + m)). A class of tied points is met through its mean when p = 2,
-    and pair by pair, some at a time, for other p.
+    Memory beyond the input is O((L + d) (n + m)). A class of tied points enters through its mean and spread when p = 2,
+    and pair by pair, in chunks, for other p.
+
+    Parameters
+    ----------
+    x, y : (n, d) and (m, d)
+        Source and target.
+    directions : (L, d)
+        One direction per row.
+    a, b : (n,) and (m,), optional
+        Weights, sum 1; uniform by default.
+    p : float
+        Exponent of the ground cost |x - y|^p, >= 1.
+    ties : "split" or "first"
+        See :func:`espref.line_plan`.
 
     Returns
     -------
@@ -120,6 +132,19 @@ def slice_costs(
 def transport_cost(plan: Plan, x: ArrayLike, y: ArrayLike, *, p: float = 2) -> float:
     r"""The cost $\langle C, G \rangle = \sum_{ij} |x_i - y_j|^p\, G_{ij}$ of a plan, dense or sparse.
 
+    Parameters
+    ----------
+    plan : (n, m) array or sparse array
+        Any matrix of finite numbers.
+    x, y : (n, d) and (m, d)
+        Source and target.
+    p : float
+        Exponent of the ground cost, >= 1.
+
+    Returns
+    -------
+    float, in units of length^p times mass.
+
     Raises
     ------
     ValueError
@@ -143,7 +168,19 @@ def transport_cost(plan: Plan, x: ArrayLike, y: ArrayLike, *, p: float = 2) -> f
 def marginal_defect(plan: Plan, a: ArrayLike | None = None, b: ArrayLike | None = None) -> float:
     r"""How far a plan is from its marginals: the largest of $|G 1 - a| / a$ and $|G^T 1 - b| / b$ over all points.
 
-    A point of weight zero counts with the mass the plan gives it, relative to the mean weight. Zero for a plan.
+    Zero for a plan with these marginals. For a point of weight zero, the mass that the plan gives it, relative to the
+    mean weight.
+
+    Parameters
+    ----------
+    plan : (n, m) array or sparse array
+        Any matrix of finite numbers.
+    a, b : (n,) and (m,), optional
+        The marginals it should have, sum 1; uniform by default.
+
+    Returns
+    -------
+    float, without a unit.
 
     Raises
     ------
@@ -175,14 +212,16 @@ def marginal_defect(plan: Plan, a: ArrayLike | None = None, b: ArrayLike | None 
 def project(points: Array, directions: Array) -> Array:
     """Scores <x_i, theta_l>, shape (L, n).
 
-    einsum, not a BLAS product: each score is summed in the same order wherever it stands: equal points stay tied.
-    Lengths of directions, and huge or tiny clouds, are scaled by powers of two first, so that nothing over- or
-    underflows; no plan on the line notices.
+    By einsum and not by BLAS, so that every score is summed in the same order and equal points stay tied. Directions,
+    and clouds that are huge or tiny, are scaled by powers of two first, so that nothing over- or underflows: only the
+    order matters, so plans are unchanged.
     """
     exponents = np.frexp(np.abs(directions).max(axis=1, keepdims=True))[1]
     size = np.frexp(max(points.max(), -points.min()))[1]
     shift = np.clip(size, -900, 900) - size
-    return np.einsum("ld,nd->ln", np.ldexp(directions, -exponents), np.ldexp(points, shift) if shift else points)
+    scaled = np.ldexp(points, shift) if shift else points
+    scores: Array = np.einsum("ld,nd->ln", np.ldexp(directions, -exponents), scaled)
+    return scores
 
 
 def over_slices(

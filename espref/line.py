@@ -26,6 +26,34 @@ TIES = ("split", "first")
 QUANTA = 2**62
 
 
+def monotone_pieces(source: Index, target: Index) -> Pieces:
+    """Match mass from left to right: source (..., n) and target (..., m) are sorted weights with equal totals.
+
+    Cumulate both sides and merge the ends. Between two successive ends, mass goes from the first source point that is
+    not yet emptied to the first target point that is not yet filled.
+
+    Returns
+    -------
+    Pieces
+        source, target and mass, (..., n + m), along the last axis; zero-mass pieces are included. Weights are whole
+        numbers, so that cumulative sums are exact.
+
+    Examples
+    --------
+    >>> source, target, mass = monotone_pieces(np.array([2, 2]), np.array([1, 1, 2]))
+    >>> [(int(i), int(j), int(w)) for i, j, w in zip(source, target, mass) if w > 0]
+    [(0, 0, 1), (0, 1, 1), (1, 2, 2)]
+    """
+    n = source.shape[-1]
+    ends = np.concatenate([source.cumsum(-1), target.cumsum(-1)], axis=-1)
+    order = ends.argsort(axis=-1, kind="stable")  # linear time: two sorted runs
+    mass = np.diff(np.take_along_axis(ends, order, -1), prepend=0)
+    of_source = order < n
+    emptied = of_source.cumsum(-1) - of_source
+    filled = (~of_source).cumsum(-1) - ~of_source
+    return Pieces(np.minimum(emptied, n - 1), filled, mass)  # the last end is the target's, and its piece is empty
+
+
 def rank_plan(a: ArrayLike, b: ArrayLike) -> coo_array:
     r"""The monotone plan A between ranks: the one that couples sorted points of weights a and b.
 
@@ -168,10 +196,10 @@ def line_cost(
     p = as_exponent(p)
     rows, cols, mass = split_ties(match(u, v, a, b, "first"), a, b)
     with np.errstate(over="ignore"):
-        return as_finite_cost(mass @ powers((u[rows] - v[cols])[:, None], p))
+        return as_finite_cost(float(mass @ powers((u[rows] - v[cols])[:, None], p)))
 
 
-# Behind the definition: weights as whole numbers, so that cumulative sums are exact.
+# Behind the definition: weights as whole numbers, and classes of equal points.
 
 
 class Quanta(NamedTuple):
@@ -201,23 +229,6 @@ def quantise(a: Array, b: Array) -> Quanta:
     return Quanta(whole(a), whole(b), QUANTA)
 
 
-def monotone_pieces(source: Index, target: Index) -> Pieces:
-    """Match quanta from left to right (north-west corner rule) along the last axis.
-
-    source : (..., n) and target : (..., m), whole numbers with equal totals, in sorted order.
-    Returns pieces of shape (..., n + m), mass in quanta; zero-mass pieces are included.
-    """
-    n = source.shape[-1]
-    ends = np.concatenate([source.cumsum(-1), target.cumsum(-1)], axis=-1)
-    order = ends.argsort(axis=-1, kind="stable")  # linear time: two sorted runs; the target's last end is the last
-    mass = np.take_along_axis(ends, order, -1)
-    mass[..., 1:] -= mass[..., :-1].copy()
-    of_source = order < n
-    done_source = of_source.cumsum(-1) - of_source
-    done_target = np.arange(ends.shape[-1]) - done_source
-    return Pieces(np.minimum(done_source, n - 1), done_target, mass)
-
-
 def rank_pieces(quanta: Quanta) -> Pieces:
     """The rank plan by its entries, with mass (not quanta), no piece empty."""
     if len(quanta.source) == len(quanta.target) == quanta.total:  # n = m, uniform: rank to rank
@@ -236,5 +247,5 @@ def match(u: Array, v: Array, a: Array, b: Array, ties: str) -> Matching:
         source, target = Classes(heavy_a[source.order], source.starts), Classes(heavy_b[target.order], target.starts)
         return Matching(source, target, pieces)
     quanta, source, target = quantise(a, b), classes(u, ties), classes(v, ties)
-    in_classes = Quanta(source.sums(quanta.source), target.sums(quanta.target), quanta.total)
-    return Matching(source, target, rank_pieces(in_classes))
+    weights = Quanta(source.sums(quanta.source), target.sums(quanta.target), quanta.total)
+    return Matching(source, target, rank_pieces(weights))

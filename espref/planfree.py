@@ -165,11 +165,12 @@ def link_factors(ordered: Array, tau: float) -> Array:
     unit = gap_unit(ordered)
     gaps = np.diff(ordered / unit)
     if tau == 0:
-        return (gaps == 0).astype(np.float64)
+        return np.asarray(gaps == 0, dtype=np.float64)
     with np.errstate(over="ignore", under="ignore"):
         factors = np.exp(-gaps / tau * unit)
     factors[factors < _TINY] = 0.0
     return factors
+
 
 def factored_sort(s: Array, tau: float, sort: str) -> SoftSort:
     """The soft permutation of scores s, (n,), "soft" or "balanced"."""

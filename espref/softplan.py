@@ -102,7 +102,7 @@ def expected_soft_plan(
     sort: str = "soft",
     prior: ArrayLike | None = None,
 ) -> DenseSlicedPlan:
-    r"""The expected soft plan $\sum_l w_l G_l$, $w_l \propto \pi_l e^{-\beta \langle C, G_l \rangle}$, over soft slice plans.
+    r"""The expected soft plan $\sum_l w_l G_l$, where $w_l \propto \pi_l e^{-\beta \langle C, G_l \rangle}$.
 
     Parameters
     ----------
@@ -161,8 +161,9 @@ def expected_soft_plan(
 def soft_scores(points: Array, theta: Array, tau: float) -> Array:
     """<x_i, theta>, (n,), equal points tied exactly. At tau = 0 only the order counts, and no scale is too large."""
     if tau == 0:
-        return project(points, theta[None])[0]
-    scores = np.einsum("ld,nd->ln", theta[None], points)[0]  # not BLAS: see lift.project
+        order_only: Array = project(points, theta[None])[0]
+        return order_only
+    scores: Array = np.einsum("ld,nd->ln", theta[None], points)[0]  # not BLAS: see lift.project
     if not np.isfinite(scores).all():
         raise ValueError("directions: expected finite scores <x_i, theta>, got an overflow; rescale the directions")
     return scores

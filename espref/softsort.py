@@ -147,7 +147,8 @@ def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft") -
     prillo2020softsort
     """
     matrix = soft_permutation(s, tau, power=power, sort=sort)
-    return np.arange(1, len(matrix) + 1) @ matrix / matrix.sum(axis=0)
+    ranks: Array = np.arange(1, len(matrix) + 1) @ matrix / matrix.sum(axis=0)
+    return ranks
 
 
 # Behind the definition: kernels without overflow, weights, and the balanced scaling.
@@ -163,7 +164,7 @@ def sort_kernel(ordered: Array, tau: float, power: int = 1) -> Array:
     unit = gap_unit(ordered)
     gaps = np.abs(ordered[:, None] / unit - ordered / unit)
     if tau == 0:
-        return (gaps == 0).astype(np.float64)
+        return np.asarray(gaps == 0, dtype=np.float64)
     with np.errstate(over="ignore", under="ignore"):
         exponents = gaps / tau * unit if power == 1 else (gaps / np.sqrt(tau) * unit) ** 2
         return np.exp(-exponents)

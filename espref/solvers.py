@@ -1,11 +1,12 @@
-"""Chapter 10. Exact and entropic solvers: POT's exact and entropic solvers and its own sliced plans, behind the conventions of this package.
+"""Chapter 10. Exact and entropic solvers: POT's, and its own sliced plans, with the conventions of this package.
 
-Needs the extra ``verify``. POT is an independent implementation; nothing else in espref computes with it.
+Needs the extra ``verify``. POT is an independent implementation: no other module of the mathematics uses it.
 """
 
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
@@ -30,10 +31,9 @@ class SolverPlan(NamedTuple):
 
 def _pot() -> ModuleType:
     try:
-        import ot
+        return import_module("ot")
     except ImportError as error:
         raise ImportError("espref.solvers needs POT: pip install 'espref[verify]'") from error
-    return ot
 
 
 def ground_cost(x: ArrayLike, y: ArrayLike, *, p: float = 2) -> Array:
