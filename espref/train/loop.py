@@ -52,11 +52,7 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
         size is not a multiple of the number of processes; if the folder's name cannot be encoded in this locale; if
         the loss is not finite.
     """
-    try:
-        os.fspath(folder).encode()
-    except UnicodeEncodeError:
-        name = os.fsencode(folder)
-        raise ValueError(f"out: expected a name this locale can encode, got {name!r}; set LC_ALL=C.UTF-8") from None
+    _check_name(folder)
     if config.batch % fabric.world_size:
         raise ValueError(f"batch: expected a multiple of {fabric.world_size} processes, got {config.batch}")
     torch.manual_seed(config.seed)
@@ -75,17 +71,15 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     history = _resume(folder, model, adam, scheduler)
     loggers = _loggers(folder / "logs", history) if fabric.is_global_zero else []
     dtype = next(model.parameters()).dtype  # of the unwrapped model, which is evaluated
-    test_batches = DataLoader(data.test, 256, collate_fn=partial(collate, data.task))
-    tests = [batch.to(fabric.device, dtype) for batch in test_batches]
+    loader = DataLoader(data.test, 256, collate_fn=partial(collate, data.task))
+    tests = [batch.to(fabric.device, dtype) for batch in loader]
     for epoch in range(len(history), config.epochs):
         _set_tau(model, config, epoch)
         batches = _batches(data, config, items, epoch, fabric)
         mean_loss = _train_epoch(batches, fabric, wrapped, optimizer, scheduler, data.task)
-        line: dict[str, float] = {"epoch": epoch + 1, "loss": mean_loss}
         if not math.isfinite(mean_loss):
-            raise ValueError(
-                f"rate: expected a smaller rate than {config.rate}, the loss of epoch {epoch + 1} is not finite"
-            )
+            raise ValueError(f"rate: the loss of epoch {epoch + 1} is not finite, expected less than {config.rate}")
+        line: dict[str, float] = {"epoch": epoch + 1, "loss": mean_loss}
         if fabric.is_global_zero or is_sharded(fabric):  # else rank 0 has the whole model and evaluates alone
             line |= evaluate(model, data, tests)
         history.append(fabric.broadcast(line))
@@ -104,10 +98,18 @@ def train(data: Data, config: Config, folder: Path, fabric: Fabric, report: Repo
     return result
 
 
+def _check_name(folder: Path) -> None:
+    try:
+        os.fspath(folder).encode()  # as TensorBoard does
+    except UnicodeEncodeError:
+        name = os.fsencode(folder)
+        raise ValueError(f"out: expected a name this locale can encode, got {name!r}; set LC_ALL=C.UTF-8") from None
+
+
 def _batches(
     data: Data, config: Config, items: list[int], epoch: int, fabric: Fabric
 ) -> Iterator[tuple[Batch, float, float]]:
-    """This process's share of each batch; the weight of its loss in the batch's; the part of the items in the batch.
+    """For each batch: this process's share, the weight of the share's loss, and the batch's fraction of all items.
 
     Data order and dropout depend on seed, epoch and process alone.
     """
@@ -133,14 +135,14 @@ def _train_epoch(
     """One optimizer step per batch; the mean loss over all items."""
     model.train()
     losses = []
-    for batch, weight, part in batches:
+    for batch, weight, fraction in batches:
         value = weight * loss(model, task, batch)
         optimizer.zero_grad()
         fabric.backward(value)
         fabric.clip_gradients(model, optimizer, max_norm=1.0, error_if_nonfinite=False)
         optimizer.step()
         scheduler.step()
-        losses.append(part * value.detach())
+        losses.append(fraction * value.detach())
     mean: Any = fabric.all_reduce(torch.stack(losses).sum(), reduce_op="mean")
     return float(mean)
 
