@@ -41,7 +41,9 @@ def test_seeds(method: str, n: int, dim: int, seed: int) -> None:
     rng, sequence = np.random.default_rng(seed), np.random.SeedSequence(seed)
     np.testing.assert_array_equal(first, sample_directions(n, dim, method=method, rng=sequence))
     np.testing.assert_array_equal(first, sample_directions(n, dim, method=method, rng=np.random.PCG64(seed)))
-    np.testing.assert_array_equal(first, sample_directions(n, dim, method=method, rng=np.int64(seed) if seed < 2**63 else seed))
+    np.testing.assert_array_equal(
+        first, sample_directions(n, dim, method=method, rng=np.int64(seed) if seed < 2**63 else seed)
+    )
     np.testing.assert_array_equal(first, sample_directions(n, dim, method=method, rng=rng))
     assert np.isfinite(first).all()
     if dim > 1:

@@ -177,7 +177,7 @@ def test_one_scheme_ignores_its_seed(method: str, monkeypatch: pytest.MonkeyPatc
     """Directions that are the same for every seed are noticed, whichever scheme it is."""
 
     def stubborn(n, dim, *, method="random", rng=None, named=method, sample=directions.sample_directions):
-        return sample(n, dim, method=method, seed=0 if method == named else seed)
+        return sample(n, dim, method=method, rng=0 if method == named else rng)
 
     break_library(monkeypatch, directions.sample_directions, stubborn)
     assert run_claim(LEDGER["directions.same-seed-same-bits"], [], seeds=1).residual == 1
@@ -188,7 +188,7 @@ def test_half_a_sphere(monkeypatch: pytest.MonkeyPatch) -> None:
     mean is off by sqrt(3 n) / 2 standard errors."""
 
     def half(n_directions, dim, *, method="random", rng=None, sample=directions.sample_directions):
-        rows = sample(n_directions, dim, method=method, seed=seed)
+        rows = sample(n_directions, dim, method=method, rng=rng)
         return np.where(rows[:, -1:] < 0, -rows, rows)
 
     break_library(monkeypatch, directions.sample_directions, half)

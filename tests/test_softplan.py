@@ -184,9 +184,7 @@ def test_expected_hard_limit(problem: Problem, beta: float, seed: int) -> None:
     x = problem.x[rng.integers(0, len(problem.x), 2 * len(problem.x))]  # duplicates, wherever they stand
     beta /= max(np.abs(x).max(), np.abs(problem.y).max(), 1e-100) ** 2
     for sort in ("soft", "balanced"):
-        soft = expected_soft_plan(
-            x, problem.y, problem.directions, 0, None, problem.b, beta=beta, power=2, sort=sort
-        )
+        soft = expected_soft_plan(x, problem.y, problem.directions, 0, None, problem.b, beta=beta, power=2, sort=sort)
         exact = expected_sliced_plan(x, problem.y, problem.directions, None, problem.b, beta=beta)
         np.testing.assert_allclose(soft.plan, exact.plan.toarray(), rtol=0, atol=1e-11)
         np.testing.assert_allclose(soft.costs, exact.costs, rtol=1e-11)
