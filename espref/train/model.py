@@ -35,7 +35,7 @@ def build(data: Data, config: Config) -> nn.Module:
     )
 
 
-def attention(config: Config) -> transformer.Attention:
+def attention(config: Config) -> str | Callable[[int, int], nn.Module]:
     """The name of the attention, or a constructor (dim, heads) of ESP attention with its settings."""
     if config.attention not in ESP:
         return config.attention
