@@ -60,9 +60,13 @@ def _whole(weights: Array, limbs: int) -> Whole:
             digits = np.floor(np.ldexp(rest, exponent))
             rest = rest - np.ldexp(digits, -exponent)  # exact: the digits are leading bits of the weight
             whole[k], exponent = digits, exponent + LIMB
-    missing = 2**BITS - int(whole[0].sum())
-    whole[0] += np.rint(whole[0] * (missing / 2.0**BITS)).astype(np.int64)
-    return whole
+    missing = 2**BITS - int(carried(whole.sum(axis=-1, keepdims=True))[0, 0])
+    shares = whole[0] * (missing / 2.0**BITS)  # in proportion
+    for k in range(min(limbs, 2)):
+        digits = np.rint(shares) if k + 1 == min(limbs, 2) else np.floor(shares)
+        whole[k] += digits.astype(np.int64)
+        shares = np.ldexp(shares - digits, LIMB)
+    return carried(whole)
 
 
 def carried(limbs: Whole) -> Whole:
@@ -91,7 +95,7 @@ def ascending(limbs: Whole) -> NDArray[np.int64]:
             wrong = (limb < 0) | ((limb == 0) & wrong)
         if wrong.any():  # the first limbs are equal, and the others not in order
             order = np.lexsort(limbs[::-1], axis=-1)
-    return order
+    return np.asarray(order)
 
 
 def taken(limbs: Whole, order: NDArray[np.int64]) -> Whole:

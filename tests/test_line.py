@@ -96,7 +96,7 @@ def test_uniform_marginals_bit_for_bit(n: int) -> None:
 )
 @pytest.mark.parametrize("tied", [False, True])
 def test_large_marginals(n: int, m: int, uniform: bool, tied: bool) -> None:
-    """Marginals to 1e-14 of the total mass at n = 10^5; in fact to rounding of each weight."""
+    """Marginals at n = 10^5 to rounding of each weight: 1e-12 of it, however light the point."""
     rng = np.random.default_rng(0)
     u, v = rng.standard_normal(n), rng.standard_normal(m)
     if tied:
@@ -105,8 +105,8 @@ def test_large_marginals(n: int, m: int, uniform: bool, tied: bool) -> None:
     b = None if uniform else rng.dirichlet(np.full(m, 0.3))
     plan = line_plan(u, v, a, b)
     rows, cols = marginals(plan)
-    assert np.abs(rows - (1 / n if a is None else a)).max() < 1e-16
-    assert np.abs(cols - (1 / m if b is None else b)).max() < 1e-14
+    np.testing.assert_allclose(rows, 1 / n if a is None else a, rtol=1e-12)
+    np.testing.assert_allclose(cols, 1 / m if b is None else b, rtol=1e-12)
     assert plan.data.min() > 0
     assert plan.nnz >= max(n if a is None else 1, m if b is None else 1)
     if not tied:
