@@ -24,6 +24,18 @@ RandomSource: TypeAlias = int | np.random.SeedSequence | np.random.BitGenerator 
 MOST = 2**62
 
 
+class Limit(Exception):
+    """A limit that the documentation states: the input is valid, but the result cannot be computed or certified."""
+
+
+class InputLimit(ValueError, Limit):
+    """A result beyond the range of floats, or too large to hold."""
+
+
+class NumericalLimit(RuntimeError, Limit):
+    """An iteration that did not converge, or a solution that could not be certified."""
+
+
 def _real_array(value: Any, name: str) -> tuple[Array, np.dtype[Any]]:
     """``value`` as float64, and the dtype it came with."""
     refuse_hidden(value, name)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._checks import Array, as_choice, as_count, as_flag, as_levels, as_power, as_tau, as_values
+from ._checks import Array, NumericalLimit, as_choice, as_count, as_flag, as_levels, as_power, as_tau, as_values
 
 #: Rounds of the balanced scaling, and the marginal error at which it stops.
 MAX_ROUNDS = 100
@@ -317,7 +317,7 @@ def fixed_point(apply: Callable[[Array], Array], d: Array) -> Array:
         if error <= MARGINAL_ERROR or before <= error <= rounding:
             return d
         d = np.sqrt(d) / np.sqrt(image)  # the quotient could overflow
-    raise RuntimeError(
+    raise NumericalLimit(
         f"balanced soft sort: marginal error {error:.1e} after {MAX_ROUNDS} rounds, expected {MARGINAL_ERROR}"
     )
 

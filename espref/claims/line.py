@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from .. import lift, line
 from .._checks import Array
 from .ledger import claim
-from .problems import Problem, uniform
+from .problems import Problem, positive, uniform
 
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
 
@@ -92,7 +92,8 @@ def agrees_with_assignment(problem: Problem) -> float:
         ground = np.abs(u[:, None] - v) ** p
         rows, cols = linear_sum_assignment(ground)
         cost = lift.transport_cost(line.line_plan(u, v), u[:, None], v[:, None], p=p)
-        worst = max(worst, float(abs(cost - ground[rows, cols].mean()) / ground.mean()))
+        mean = positive(ground.mean(), "the mean cost of a pair")
+        worst = max(worst, float(abs(cost - ground[rows, cols].mean()) / mean))
     return worst
 
 
@@ -112,7 +113,8 @@ def area(problem: Problem) -> float:
     u, v = scores(problem)
     cost = lift.transport_cost(line.line_plan(u, v, problem.a, problem.b), u[:, None], v[:, None], p=1)
     expected = float(stats.wasserstein_distance(u, v, problem.a, problem.b))
-    return abs(cost - expected) / float(problem.a @ np.abs(u[:, None] - v) @ problem.b)
+    independent = positive(problem.a @ np.abs(u[:, None] - v) @ problem.b, "the cost of the independent coupling")
+    return abs(cost - expected) / independent
 
 
 @claim(
