@@ -201,8 +201,8 @@ BREAKS: dict[str, tuple[Callable, Callable]] = {
         lambda costs, beta, prior=None, gibbs=expected.gibbs_weights: gibbs(costs, beta),
     ),
     "the plan averaged without weights": (
-        expected._average,
-        lambda matchings, w, a, b, average=expected._average: average(matchings, np.full(len(w), 1 / len(w)), a, b),
+        expected.average,
+        lambda matchings, w, a, b, average=expected.average: average(matchings, np.full(len(w), 1 / len(w)), a, b),
     ),
     "the dearest slice for the cheapest": (
         expected.min_sliced_plan,
