@@ -50,7 +50,11 @@ def test_defaults_are_those_of_the_papers() -> None:
     for function in functions:
         if inspect.isfunction(function):
             for name, parameter in inspect.signature(function).parameters.items():
-                if name in expected and function is not solvers.sinkhorn_plan and parameter.default is not inspect.Parameter.empty:
+                if (
+                    name in expected
+                    and function is not solvers.sinkhorn_plan
+                    and parameter.default is not inspect.Parameter.empty
+                ):
                     assert parameter.default == expected[name], (function.__name__, name)
                     seen.add(name)
     assert seen == set(expected)

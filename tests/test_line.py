@@ -43,8 +43,8 @@ def test_no_stored_zeros_and_marginals(problem: Problem) -> None:
     rows, cols = marginals(plan)
     a = np.full(n, 1 / n) if problem.a is None else problem.a
     b = np.full(m, 1 / m) if problem.b is None else problem.b
-    np.testing.assert_allclose(rows, a, rtol=0, atol=1e-15)
-    np.testing.assert_allclose(cols, b, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(rows, a, rtol=0, atol=4e-15)  # 16 roundings
+    np.testing.assert_allclose(cols, b, rtol=0, atol=4e-15)
 
 
 @given(n=st.integers(1, 40), m=st.integers(1, 40), seed=st.integers(0, 1000))
@@ -104,7 +104,7 @@ def test_large_marginals(n: int, m: int, uniform: bool, tied: bool) -> None:
     b = None if uniform else rng.dirichlet(np.full(m, 0.3))
     plan = line_plan(u, v, a, b)
     rows, cols = marginals(plan)
-    assert np.abs(rows - (1 / n if a is None else a)).max() < 1e-16
+    assert np.abs(rows - (1 / n if a is None else a)).max() < 1e-15  # the heaviest point takes 1 - sum a
     assert np.abs(cols - (1 / m if b is None else b)).max() < 1e-14
     assert plan.data.min() > 0
     assert plan.nnz >= max(n if a is None else 1, m if b is None else 1)

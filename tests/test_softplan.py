@@ -143,8 +143,8 @@ def test_square_uniform(power: int, sort: str) -> None:
     p, q = (soft_permutation(s, 0.2, power=power, sort=sort) for s in (u, v))
     plan = soft_line_plan(u, v, 0.2, power=power, sort=sort)
     np.testing.assert_allclose(30 * plan, p.T @ q, rtol=0, atol=1e-14)
-    np.testing.assert_allclose(30 * plan.sum(axis=1), p.sum(axis=0), rtol=0, atol=1e-13)
-    np.testing.assert_allclose(30 * plan.sum(axis=0), q.sum(axis=0), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(30 * plan.sum(axis=1), p.sum(axis=0), rtol=0, atol=1e-12)  # balanced rows sum to 1 +- 1e-13
+    np.testing.assert_allclose(30 * plan.sum(axis=0), q.sum(axis=0), rtol=0, atol=1e-12)
 
 
 def test_known_plan() -> None:
@@ -184,9 +184,7 @@ def test_expected_hard_limit(problem: Problem, beta: float, seed: int) -> None:
     x = problem.x[rng.integers(0, len(problem.x), 2 * len(problem.x))]  # duplicates, wherever they stand
     beta /= max(np.abs(x).max(), np.abs(problem.y).max(), 1e-100) ** 2
     for sort in ("soft", "balanced"):
-        soft = expected_soft_plan(
-            x, problem.y, problem.directions, 0, None, problem.b, beta=beta, power=2, sort=sort
-        )
+        soft = expected_soft_plan(x, problem.y, problem.directions, 0, None, problem.b, beta=beta, power=2, sort=sort)
         exact = expected_sliced_plan(x, problem.y, problem.directions, None, problem.b, beta=beta)
         np.testing.assert_allclose(soft.plan, exact.plan.toarray(), rtol=0, atol=1e-11)
         np.testing.assert_allclose(soft.costs, exact.costs, rtol=1e-11)

@@ -50,7 +50,7 @@ def test_small_entries_are_right_too(power: int, sort: str, s: np.ndarray, expon
     expected = oracles.floats(oracles.soft_permutation(s, tau, power, sort))
     seen = expected > 1e-250
     got = soft_permutation(s, tau, power=power, sort=sort)
-    np.testing.assert_allclose(got[seen], expected[seen], rtol=1e-12)
+    np.testing.assert_allclose(got[seen], expected[seen], rtol=1e-11)
     assert (got[~seen] < 1e-249).all()
 
 
@@ -77,7 +77,9 @@ def test_hard_limit(power: int, sort: str, s: np.ndarray, data: st.DataObject) -
     np.testing.assert_allclose(weighted_soft_permutation(s, a, 0.0, power, sort), hard(s, a), rtol=0, atol=1e-12)
     whole = np.unique(s, return_inverse=True)[1].astype(float)
     for tau in (5e-324, 1e-300, 1e-3):
-        np.testing.assert_allclose(weighted_soft_permutation(whole, a, tau, power, sort), hard(s, a), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            weighted_soft_permutation(whole, a, tau, power, sort), hard(s, a), rtol=0, atol=1e-12
+        )
 
 
 @KINDS
@@ -217,7 +219,9 @@ def test_the_smallest_floats_are_told_apart() -> None:
     e = np.exp(-1.0)
     for s, tau in (([0, 5e-324], 5e-324), ([-1e308, 1e308], 1.7e308), ([-1.7e308, 0.3e308], 1.7e308)):
         ratio = e if tau < 1 else np.exp(-2 / 1.7)
-        np.testing.assert_allclose(soft_permutation(s, tau), np.array([[1, ratio], [ratio, 1]]) / (1 + ratio), rtol=1e-14)
+        np.testing.assert_allclose(
+            soft_permutation(s, tau), np.array([[1, ratio], [ratio, 1]]) / (1 + ratio), rtol=1e-14
+        )
 
 
 def test_forms_of_input() -> None:
