@@ -123,10 +123,10 @@ def as_plan(plan: Plan | ArrayLike) -> coo_array:
     return coo_array((values, (entries.row, entries.col)), shape=entries.shape)
 
 
-def as_finite_cost(cost: float) -> float:
-    """A cost that did not overflow."""
+def as_finite_cost(cost: float, names: str = "x, y") -> float:
+    """A cost, between the arguments called ``names``, that did not overflow."""
     if not np.isfinite(cost):
-        raise ValueError("x, y: expected points whose cost |x - y|^p is finite, got an overflow; rescale the points")
+        raise ValueError(f"{names}: expected points whose cost |x - y|^p is finite, got an overflow; rescale the points")
     return float(cost)
 
 

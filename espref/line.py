@@ -196,7 +196,7 @@ def line_cost(
     p = as_exponent(p)
     rows, cols, mass = split_ties(match(u, v, a, b, "first"), a, b)
     with np.errstate(over="ignore"):
-        return as_finite_cost(float(mass @ powers((u[rows] - v[cols])[:, None], p)))
+        return as_finite_cost(float(mass @ powers((u[rows] - v[cols])[:, None], p)), "u, v")
 
 
 # Behind the definition: weights as whole numbers, and classes of equal points.

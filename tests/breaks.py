@@ -1,7 +1,7 @@
 """Ways of breaking the library, each of which at least one claim must notice.
 
-``BREAKS`` are for the exact chapters, ``SOFT_BREAKS`` for the soft ones, ``MORE`` for claims that none of those touches.
-``noticed.json`` names, for each claim, the breaks that it is tested with (``test_every_claim.py``).
+``BREAKS`` are for the exact chapters, ``SOFT_BREAKS`` for the soft ones, ``MORE`` for claims that none of those
+touches. ``noticed.json`` names, for each claim, the breaks that it is tested with (``test_every_claim.py``).
 """
 
 from __future__ import annotations

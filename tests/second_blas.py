@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 OLDEST = {"x86_64": "Prescott", "AMD64": "Prescott", "aarch64": "ARMV8", "arm64": "ARMV8"}
 NUMERICAL = [*NUMPY_CHAPTERS, "deviations", "oracle_errors", "claims", "every_claim"]
 
-#: Prints the features that NumPy can do without and would use, and the kernels of the OpenBLAS libraries that are loaded.
+#: Prints the features that NumPy uses and can do without, and the kernels of the OpenBLAS libraries that are loaded.
 PROBE = """
 import json
 import numpy, scipy.linalg
@@ -53,7 +53,9 @@ def other_kernels() -> dict[str, str]:
     left, others = probe(variables)
     if left or not others or set(others) & set(kernels):
         raise SystemExit(f"expected other kernels than {kernels} and no optional features, got {others} and {left}")
-    print(f"OpenBLAS: {', '.join(others)} instead of {', '.join(kernels)}; NumPy without {', '.join(features) or 'none'}")
+    print(
+        f"OpenBLAS: {', '.join(others)} instead of {', '.join(kernels)}; NumPy without {', '.join(features) or 'none'}"
+    )
     return variables
 
 

@@ -45,7 +45,7 @@ def _claim(check: Callable[..., float], *companions: Companion, **fields: object
 
 
 def test_verdicts() -> None:
-    """Residual against tolerance in both senses; NaN and exceptions are failures; a companion that holds is a failure."""
+    """Residual against tolerance in both senses; a NaN, an exception, or a companion that holds is a failure."""
     assert run_claim(_claim(lambda: 1e-4), []).verdict == "holds"
     assert run_claim(_claim(lambda: 1e-2), []).verdict == "fails"
     assert run_claim(_claim(lambda: np.nan), []).verdict == "fails"

@@ -302,3 +302,28 @@ def test_the_mean_is_the_default() -> None:
     x, y, directions = np.random.default_rng(0).normal(size=(3, 6, 2))
     plain = est_distance(x, y, directions)
     assert plain == est_distance(x, y, directions, beta=0.0) > est_distance(x, y, directions, beta=1.0)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("ties", ["split", "first"])
+def test_distance_with_ties_and_prior(ties: str, p: float) -> None:
+    """EST^p is the cost of the expected plan with the same ties and the same prior."""
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(0, 3, (9, 2)).astype(float), rng.integers(0, 3, (7, 2)) + 0.5
+    directions, prior = [[1, 0], [0, 1], [1, 1]], [0.5, 0.125, 0.375]
+    for beta in (0.0, 0.8):
+        plan = expected_sliced_plan(x, y, directions, beta=beta, p=p, ties=ties, prior=prior)
+        distance = est_distance(x, y, directions, beta=beta, p=p, ties=ties, prior=prior)
+        assert distance**p == pytest.approx(plan.cost, rel=1e-13)
+    other = {"split": "first", "first": "split"}[ties]
+    assert abs(distance - est_distance(x, y, directions, beta=beta, p=p, ties=other, prior=prior)) > 1e-6
+    assert abs(distance - est_distance(x, y, directions, beta=beta, p=p, ties=ties)) > 1e-6
+
+
+@given(problem=problems(scales=(1.0, 3.7)), counts=st.lists(st.integers(1, 3), min_size=6, max_size=6))
+def test_prior_counts_directions(problem: Problem, counts: list[int]) -> None:
+    """A prior in proportion to k_l is the direction l given k_l times."""
+    x, y, a, b, directions = problem
+    times = np.array(counts[: len(directions)])
+    many = est_distance(x, y, np.repeat(directions, times, axis=0), a, b, beta=0.4)
+    assert est_distance(x, y, directions, a, b, beta=0.4, prior=times / times.sum()) == pytest.approx(many, rel=1e-12)

@@ -73,5 +73,5 @@ def test_a_claim_falls_when_the_module_is_broken(broken: str, monkeypatch: pytes
     module, name, replacement = BREAKS[broken]
     monkeypatch.setattr(module, name, replacement)
     entries = [entry for entry in LEDGER.values() if entry.chapter == "nn"]
-    outcomes = [run_claim(entry, [], seeds=1) for entry in entries]
-    assert any(o.verdict == "fails" and o.note.startswith("worst on") for o in outcomes), [o.note for o in outcomes]
+    outcomes = (run_claim(entry, [], seeds=1) for entry in entries)  # up to the first that fails
+    assert any(o.verdict == "fails" and o.note.startswith("worst on") for o in outcomes)

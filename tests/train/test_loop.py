@@ -294,6 +294,7 @@ def test_a_killed_training_process_is_one_line(tmp_path: Path) -> None:
     assert 1 <= len(torch.load(path, weights_only=True)["history"]) < 500
 
 
+@pytest.mark.trust  # starts several processes
 def test_an_interrupted_study_ends_at_once(tmp_path: Path) -> None:
     """Ctrl-C, which a terminal sends to all its processes: one line, 130, no process left, checkpoints stay."""
     start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -374,7 +375,8 @@ def result(out: Path) -> dict:
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("fraction", ["0.3", "0.025"])  # full batches; one of odd length, so that shares differ
+# one batch of odd length, so that shares differ; full batches
+@pytest.mark.parametrize("fraction", ["0.025", pytest.param("0.3", marks=pytest.mark.trust)])
 def test_two_processes_are_one(fraction: str, tmp_path: Path) -> None:
     """gloo, two processes, equal global batch: the same losses to rounding."""
     for name, processes in (("one", 0), ("two", 2)):
@@ -392,6 +394,7 @@ def test_two_processes_are_one(fraction: str, tmp_path: Path) -> None:
 NEEDS_FSDP = pytest.mark.skipif(TorchVersion(torch.__version__) < OLDEST_FSDP, reason="FSDP needs PyTorch 2.9")
 
 
+@pytest.mark.trust  # starts several processes
 @NEEDS_FSDP
 @pytest.mark.parametrize(
     ("task", "options"),
@@ -454,6 +457,7 @@ def test_every_process_holds_its_part(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.trust  # starts several processes
 def test_two_machines_are_two_processes(tmp_path: Path) -> None:
     """torchrun with two nodes of one process each, both here."""
     with socket.socket() as free:
@@ -471,6 +475,7 @@ def test_two_machines_are_two_processes(tmp_path: Path) -> None:
     assert result(tmp_path)["processes"] == 2
 
 
+@pytest.mark.trust  # starts several processes
 @pytest.mark.parametrize(
     ("strategy", "processes"), [("ddp", 0), *(pytest.param("fsdp", n, marks=NEEDS_FSDP) for n in (0, 2))]
 )
