@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: verify test test-blas lint packages docs docs-test bench trust fuzz mutants clean help
+.PHONY: verify test test-blas test-pythons lint packages resolve lock hooks docs docs-test bench trust fuzz mutants clean help
 
 help:
 	@echo "make verify      measure every claim of the ledger, on synthetic and real data"
@@ -13,6 +13,10 @@ help:
 	@echo "make packages    wheel and sdist, built, installed and tried in new environments"
 	@echo "make docs        the site in docs/_build/html: every tutorial and every claim is run"
 	@echo "make docs-test   every page of the site, opened in headless Chromium"
+	@echo "make resolve     constraints.txt has a solution for every extra on every supported Python; installs nothing"
+	@echo "make test-pythons  the NumPy part on the other supported Pythons that are installed"
+	@echo "make lock        constraints.txt anew from pyproject.toml, LOCK=--upgrade for the newest versions"
+	@echo "make hooks       ruff and mypy before every commit, by pre-commit"
 	@echo "make bench       the benchmarks, as ratios in one run"
 	@echo "make clean       remove what the other targets made"
 	@echo "These write the records of docs/trust.md, and take from ten minutes to some hours:"
@@ -37,9 +41,25 @@ lint: .venv/.test
 packages: .venv/.test
 	$(BIN)/python tests/packages.py pinned
 
+resolve: .venv/bin/uv
+	$(BIN)/python tests/resolve.py
+
+test-pythons: .venv/.verify
+	$(BIN)/python tests/pythons.py
+
+# 3.11.0 is the oldest Python of pyproject.toml. Versions that still fit are kept, without LOCK=--upgrade.
+LOCK ?=
+lock: .venv/bin/uv
+	$(BIN)/uv pip compile pyproject.toml --universal --all-extras --python-version 3.11.0 --quiet \
+	  --python $(BIN)/python --no-python-downloads --no-annotate --custom-compile-command 'make lock' \
+	  --output-file constraints.txt $(LOCK)
+
+hooks: .venv/.test .venv/bin/pre-commit
+	$(BIN)/pre-commit install
+
 docs: .venv/.docs
 	rm -rf docs/_build
-	$(BIN)/python -m sphinx -E -n -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -E -n -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
 
 docs-test: docs .venv/.test
 	$(BIN)/python -m pytest tests/browser
@@ -68,6 +88,13 @@ clean:
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
+
+# Not by the extra dev: make lock must work when pyproject.toml and constraints.txt no longer agree.
+.venv/bin/uv: .venv/bin/pip
+	$(INSTALL) uv
+
+.venv/bin/pre-commit: .venv/bin/pip
+	$(INSTALL) pre-commit
 
 .venv/.verify: .venv/bin/pip pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[verify]'

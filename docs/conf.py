@@ -1,4 +1,4 @@
-"""Sphinx configuration of the site. Everything it shows is local: it builds and reads without a network."""
+"""Sphinx configuration of the site. Everything it shows is local: it can be built and read without a network."""
 
 import os
 import shutil
@@ -8,11 +8,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE / "_ext")]
-# The kernels that execute the tutorials import the package that is documented here, on one thread each.
+# The kernels that execute the tutorials import this copy of the package, and use one thread each.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Tutorials live beside docs/, Sphinx reads below it.
+# Sphinx reads only what is below docs/, so the tutorials are copied there.
 shutil.rmtree(HERE / "tutorials", ignore_errors=True)
 shutil.copytree(ROOT / "tutorials", HERE / "tutorials", ignore=shutil.ignore_patterns(".*"))
 
@@ -40,7 +40,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_static", "**.ipynb_checkpoints", "figures", "records"]
 
-# Tutorials: executed at every build, a failing cell fails it.
+# Tutorials are executed at every build.
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "smartquotes"]
 myst_heading_anchors = 3
 nb_execution_mode = os.environ.get("ESPREF_DOCS_EXECUTION", "force")  # "off" while writing prose
@@ -49,21 +49,21 @@ nb_execution_timeout = 300
 nb_merge_streams = True
 nb_number_source_lines = False
 
-# The ledger runs at every build (docs/_ext/ledger.py).
+# The claims are checked at every build (docs/_ext/ledger.py).
 ledger_seeds = 3
 ledger_require_tutorial = True
 
-# API: one page a chapter (docs/_ext/api.py).
+# API: one page per chapter (docs/_ext/api.py).
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
-nitpick_ignore_regex = [("py:.*", r"torch\..*")]  # documented elsewhere, and this site needs no network
+nitpick_ignore_regex = [("py:.*", r"(torch|scipy)\..*")]  # documented elsewhere, and the build uses no network
 napoleon_google_docstring = False
 napoleon_use_param = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
-# One count for all boxes of a ledger chapter: Theorem 4.1, Proposition 4.2, ...
+# All boxes of a ledger chapter share one counter: Theorem 4.1, Proposition 4.2, ...
 numfig = True
 numfig_secnum_depth = 1
 prf_realtyp_to_countertyp = {"proposition": "theorem", "observation": "theorem"}
@@ -72,7 +72,7 @@ bibtex_bibfiles = [str(ROOT / "espref" / "references.bib")]
 bibtex_default_style = "plain"
 bibtex_reference_style = "author_year"
 
-# One file holds MathJax and its fonts.
+# One file contains MathJax and its fonts.
 mathjax_path = "mathjax/tex-svg.js"
 mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "global"}}
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array, sparray, spmatrix
 
+from ._labels import refuse_hidden, refuse_other_columns, refuse_other_rows
+
 Array = NDArray[np.float64]
 Plan: TypeAlias = Array | sparray | spmatrix
 
@@ -22,16 +24,39 @@ RandomSource: TypeAlias = int | np.random.SeedSequence | np.random.BitGenerator 
 MOST = 2**62
 
 
-def _real_array(value: ArrayLike, name: str) -> tuple[Array, np.dtype[Any]]:
+def _real_array(value: Any, name: str) -> tuple[Array, np.dtype[Any]]:
     """``value`` as float64, and the dtype it came with."""
+    refuse_hidden(value, name)
     try:
         raw = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}: expected an array of real numbers, got a ragged or unreadable one") from error
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ) as error:  # ragged lists; tensors that require gradients or live on GPUs
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}: expected an array of real numbers, got what NumPy cannot read: {reason}") from error
     if raw.dtype.kind not in "buif":
-        raise ValueError(f"{name}: expected real numbers, got dtype {raw.dtype}")
-    with np.errstate(over="ignore"):
-        return np.asarray(raw, dtype=np.float64, order="C"), raw.dtype
+        hint = "; .to_numpy(dtype=float) converts nullable and Arrow columns" if hasattr(value, "to_numpy") else ""
+        raise ValueError(f"{name}: expected real numbers, got dtype {raw.dtype}{hint}")
+    with np.errstate(over="ignore", under="ignore"):
+        array = np.asarray(raw, dtype=np.float64, order="C")
+    _refuse_new_ties(raw, array, name)
+    return array, raw.dtype
+
+
+def _refuse_new_ties(raw: NDArray[Any], array: Array, name: str) -> None:
+    """Integers beyond 2^53 and long doubles may be rounded, but different ones must not become equal."""
+    wide = raw.dtype.kind in "iu" and raw.dtype.itemsize == 8 and raw.size and max(raw.max(), -int(raw.min())) > 2**53
+    if not wide and not (raw.dtype.kind == "f" and raw.dtype.itemsize > 8):
+        return
+    columns = (raw.reshape(-1, 1), array.reshape(-1, 1)) if raw.ndim != 2 else (raw, array)
+    for before, after in zip(columns[0].T, columns[1].T, strict=True):
+        if len(np.unique(before)) != len(np.unique(after)):
+            raise ValueError(
+                f"{name}: expected numbers that float64 tells apart, got {raw.dtype} values that round to the same; "
+                "subtract a common offset first"
+            )
 
 
 def _finite(array: Array, name: str) -> Array:
@@ -60,11 +85,34 @@ def as_points(value: ArrayLike, name: str) -> Array:
 
 
 def as_pair(x: ArrayLike, y: ArrayLike, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
-    """Two clouds of the same dimension, shapes (n, d) and (m, d)."""
-    x, y = as_points(x, names[0]), as_points(y, names[1])
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"{names[1]}: expected the dimension of {names[0]}, d = {x.shape[1]}, got d = {y.shape[1]}")
-    return x, y
+    """Two clouds of the same dimension, shapes (n, d) and (m, d), whose coordinates have no differing names."""
+    source, target = as_points(x, names[0]), as_points(y, names[1])
+    if source.shape[1] != target.shape[1]:
+        raise ValueError(
+            f"{names[1]}: expected the dimension of {names[0]}, d = {source.shape[1]}, got d = {target.shape[1]}"
+        )
+    refuse_other_columns(x, y, names)
+    return source, target
+
+
+def as_measures(
+    x: ArrayLike, y: ArrayLike, a: ArrayLike | None, b: ArrayLike | None
+) -> tuple[Array, Array, Array, Array]:
+    """Two weighted clouds: x (n, d), y (m, d), a (n,), b (m,)."""
+    source, target = as_pair(x, y)
+    refuse_other_rows(x, a, ("x", "a"))
+    refuse_other_rows(y, b, ("y", "b"))
+    return source, target, as_weights(a, len(source), "a"), as_weights(b, len(target), "b")
+
+
+def as_line_measures(
+    u: ArrayLike, v: ArrayLike, a: ArrayLike | None, b: ArrayLike | None
+) -> tuple[Array, Array, Array, Array]:
+    """Two weighted clouds on the line: u (n,), v (m,), a (n,), b (m,)."""
+    source, target = as_values(u, "u"), as_values(v, "v")
+    refuse_other_rows(u, a, ("u", "a"))
+    refuse_other_rows(v, b, ("v", "b"))
+    return source, target, as_weights(a, len(source), "a"), as_weights(b, len(target), "b")
 
 
 def as_weights(value: ArrayLike | None, n: int, name: str) -> Array:
@@ -86,7 +134,8 @@ def as_weights(value: ArrayLike | None, n: int, name: str) -> Array:
     if total == 0:
         raise ValueError(f"{name}: expected weights that sum to 1, all are zero")
     if abs(total - 1) > slack:
-        raise ValueError(f"{name}: expected weights that sum to 1, got a sum of {total!r}")
+        counts = "; of counts, pass counts / counts.sum()" if dtype.kind in "iu" else ""
+        raise ValueError(f"{name}: expected weights that sum to 1, got a sum of {total!r}{counts}")
     return array / total
 
 
@@ -94,7 +143,8 @@ def as_directions(value: ArrayLike, dim: int) -> Array:
     """Directions, shape (L, d), L >= 1, no zero row. Only the direction of a row matters, not its length."""
     array, _ = _real_array(value, "directions")
     if array.ndim != 2 or array.shape[0] == 0 or array.shape[1] != dim:
-        raise ValueError(f"directions: expected shape (L, {dim}) with L >= 1, got shape {array.shape}")
+        hint = "; one direction per row: pass directions.T" if array.ndim == 2 and len(array) == dim else ""
+        raise ValueError(f"directions: expected shape (L, {dim}) with L >= 1, got shape {array.shape}{hint}")
     _finite(array, "directions")
     zero = np.flatnonzero(~array.any(axis=1))
     if len(zero):
@@ -123,13 +173,6 @@ def as_plan(plan: Plan | ArrayLike) -> coo_array:
     return coo_array((values, (entries.row, entries.col)), shape=entries.shape)
 
 
-def as_finite_cost(cost: float, names: str = "x, y") -> float:
-    """A cost, between the arguments called ``names``, that did not overflow."""
-    if not np.isfinite(cost):
-        raise ValueError(f"{names}: expected points whose cost |x - y|^p is finite, got an overflow; rescale the points")
-    return float(cost)
-
-
 def as_real(value: float, name: str, *, least: float, infinite: bool = False, above: bool = False) -> float:
     """A real number >= ``least`` (> ``least`` if ``above``), infinite only where allowed."""
     expected = f"a number {'>' if above else '>='} {least:g}" + ("" if infinite else " and finite")
@@ -155,9 +198,9 @@ def as_tau(value: float) -> float:
     return as_real(value, "tau", least=0)
 
 
-def as_exponent(value: float) -> float:
-    """Exponent of the ground cost |x - y|^p: p >= 1."""
-    return as_real(value, "p", least=1)
+def as_exponent(value: float, *, infinite: bool = False) -> float:
+    """Exponent of the ground cost |x - y|^p: p >= 1. Infinity, the bottleneck cost, only where it has a meaning."""
+    return as_real(value, "p", least=1, infinite=infinite)
 
 
 def as_count(value: int, name: str, *, least: int = 1) -> int:

@@ -1,4 +1,4 @@
-"""What a measurement was made with: versions, machine, commit. Recorded with every result."""
+"""Versions, machine and commit, which are recorded with every measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._version import __version__
 
 
 def environment() -> dict[str, str | int | None]:
-    """Versions of Python and of the packages that compute, the kind of machine, and the commit if there is one."""
+    """Versions of Python and of the numerical packages, the machine, and the commit if there is one."""
     versions: dict[str, str | int | None] = {"espref": __version__, "commit": commit()}
     versions |= {"python": platform.python_version(), "system": platform.system(), "machine": processor()}
     versions["cores"] = os.cpu_count()
@@ -22,14 +22,14 @@ def environment() -> dict[str, str | int | None]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = None
-    torch = sys.modules.get("torch")  # whoever measured on a GPU has loaded it
+    torch = sys.modules.get("torch")  # what runs on a GPU has imported it
     if torch is not None and torch.cuda.is_available():
         versions["gpu"] = torch.cuda.get_device_name()
     return versions
 
 
 def processor() -> str:
-    """The processor's own name where the system tells it, else its architecture."""
+    """Name of the processor where Linux tells it, else its architecture."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -40,7 +40,7 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """The commit of the checkout the package runs from, marked "+" when files were changed; None outside of one."""
+    """The commit of the checkout that the package runs from, with a "+" if tracked files were changed, or None."""
     root = Path(__file__).parent.parent
     if not (root / ".git").exists():
         return None

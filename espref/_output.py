@@ -1,4 +1,4 @@
-"""Writing files: checked before the work begins, and complete or not there at all."""
+"""Writing files: paths are checked before the work begins, and a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class FileError(ValueError):
 
 
 def check_writable(path: Path | None) -> None:
-    """Refuse a file that could not be written at the end, before the work begins; None is no file.
+    """Refuse a path to which no file could be written; None is accepted and means no file.
 
     Raises
     ------
     FileError
-        When the path is a folder, its folder is missing, or may not be written to.
+        When the path is a folder, or its folder is missing or not writable.
     """
     if path is None:
         return
@@ -34,7 +34,7 @@ def check_writable(path: Path | None) -> None:
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes it when the block ends well, and is deleted when it does not.
+    """A temporary path that is renamed to ``path`` at the end of the block, and deleted if the block raises.
 
     Raises
     ------
@@ -59,6 +59,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

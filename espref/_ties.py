@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 
 from ._checks import Array
 
@@ -101,7 +102,11 @@ def tied_pairs(matching: Matching, a: Array, b: Array, step: int) -> Iterator[Pi
 
 def refuse_large(matchings: Iterable[Matching]) -> None:
     """Raise ValueError before anything is built if tied slices would spread over more than ``MAX_ENTRIES`` entries."""
-    count = sum(int(matching.pair_counts().sum()) for matching in matchings if matching.tied)
+    count = 0
+    for matching in matchings:
+        if matching.tied:
+            pairs = matching.pair_counts()
+            count += int(pairs[pairs > 1].sum())
     if count > MAX_ENTRIES:
         raise ValueError(
             f"ties: expected plans of at most {MAX_ENTRIES:,} entries, got ties that would spread over {count:,}; "
@@ -119,3 +124,10 @@ def split_ties(matching: Matching, a: Array, b: Array) -> Pieces:
         return next(tied_pairs(matching, a, b, MAX_ENTRIES))
     rows, cols, mass = matching.pieces
     return Pieces(matching.source.order[rows], matching.target.order[cols], mass)
+
+
+def sparse_plan(matching: Matching, a: Array, b: Array) -> coo_array:
+    """The plan between the points, (n, m), without stored zeros; indices of 32 bits where they suffice."""
+    rows, cols, mass = split_ties(matching, a, b)
+    size = np.int32 if max(len(a), len(b)) < 2**31 else np.int64
+    return coo_array((mass, (rows.astype(size), cols.astype(size))), shape=(len(a), len(b)))

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.special import log_softmax, softmax
 
 from ._checks import Array, as_beta, as_choice, as_count, as_directions, as_pair, as_points, as_power, as_tau
-from .softplan import expected_soft_plan
+from .softplan import mean_soft_plan
 
 SORTS = ("soft", "balanced", "hard")
 
@@ -165,7 +165,8 @@ def esp_attention(
     power = as_power(power)
     if sort == "hard":  # the limit tau = 0, where both soft sorts are the same
         sort, tau = "soft", 0.0
-    plan = expected_soft_plan(q, k, directions, tau, beta=beta, power=power, sort=sort).plan
+    a, b, prior = (np.full(len(rows), 1 / len(rows)) for rows in (q, k, directions))
+    plan = mean_soft_plan(q, k, directions, tau, a, b, beta, 2, power, sort, prior).plan
     matrix = len(q) * plan
     return Attention(matrix @ v, matrix)
 

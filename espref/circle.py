@@ -14,17 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 
-from ._checks import Array, as_beta, as_exponent, as_pair, as_weights
-from ._costs import ground_cost
+from ._checks import Array, as_beta, as_exponent, as_measures
+from ._costs import far_apart, ground_cost
+from ._quanta import balanced_total, quantise, reconcile
 from ._ties import Index
 from .expected import SlicedPlan, gibbs_weights
-from .line import monotone_pieces, quantise, rank_pieces
+from .line import monotone_pieces, rank_pieces
 
 #: Arcs times points that are sorted at once.
 _CHUNK = 2**20
-
-#: Shorter arcs (radians) are rounding: points on one line have one breakpoint, computed in several ways.
-SHORTEST = 1e-13
 
 
 def circle_plan(
@@ -79,52 +77,24 @@ def circle_plan(
     ----------
     liu2025est
     """
-    x, y = as_pair(x, y)
+    x, y, a, b = as_measures(x, y, a, b)
     if x.shape[1] != 2:
         raise ValueError(f"x: expected points of the plane, d = 2, got d = {x.shape[1]}")
-    a, b = as_weights(a, len(x), "a"), as_weights(b, len(y), "b")
-    beta, p = as_beta(beta), as_exponent(p)
+    beta, p = as_beta(beta), as_exponent(p, infinite=True)
     source, target = _distinct(x, a), _distinct(y, b)
-    lengths, middles = arcs(source.points, target.points)
-    ground = ground_cost(x[source.first], y[target.first], p)
-    costs = np.empty(len(lengths))
-    for part, i, j, mass in _pieces(source, target, middles):
-        costs[part] = np.einsum("ak,ak->a", ground[i, j], np.broadcast_to(mass, i.shape))
-    weights = gibbs_weights(costs, beta, lengths / lengths.sum())
-    plan = np.zeros(ground.size)
-    for part, i, j, mass in _pieces(source, target, middles):  # sorted again: nothing of size arcs x points is kept
+    sweep = _sweep(source.points, target.points)
+    costs, comparable = _arc_costs(source, target, sweep, x, y, p)
+    weights = gibbs_weights(comparable if beta > 0 else costs, beta, sweep.lengths / sweep.lengths.sum())
+    size = len(target.weights)
+    plan = np.zeros(len(source.weights) * size)
+    for part, i, j, mass in _pieces(source, target, sweep):  # swept again: nothing of size arcs x points is kept
         entries = weights[part, None] * mass
-        plan += np.bincount((i * ground.shape[1] + j).ravel(), entries.ravel(), minlength=plan.size)
-    full = _spread(plan.reshape(ground.shape), source, target, a, b)
+        plan += np.bincount((i * size + j).ravel(), entries.ravel(), minlength=plan.size)
+    full = _spread(plan.reshape(-1, size), source, target, a, b)
     return SlicedPlan(full, float(weights @ costs), weights, costs)
 
 
-# Behind the definition: breakpoints, arcs, and equal points taken as one.
-
-
-class Arcs(NamedTuple):
-    """The arcs of the half circle [0, pi) on which both orders are constant."""
-
-    lengths: Array  # (K,) in radians, sum pi
-    middles: Array  # (K,) angle of the middle of each arc
-
-
-def _breakpoints(points: Array) -> Array:
-    """Angles in [0, pi) orthogonal to the difference of two distinct points."""
-    i, j = np.triu_indices(len(points), 1)
-    difference = points[i] - points[j]
-    return np.unique(np.arctan2(difference[:, 0], -difference[:, 1]) % np.pi)
-
-
-def arcs(x: Array, y: Array) -> Arcs:
-    """The arcs between the breakpoints of two clouds of distinct points, (n, 2) and (m, 2)."""
-    ends = np.union1d(_breakpoints(x), _breakpoints(y))
-    if len(ends) == 0:  # a single point on both sides: one plan on the whole half circle
-        return Arcs(np.array([np.pi]), np.array([np.pi / 2]))
-    ends = np.append(ends, ends[0] + np.pi)
-    lengths, middles = np.diff(ends), (ends[1:] + ends[:-1]) / 2
-    proper = lengths > SHORTEST  # shorter: one breakpoint, rounded in two ways
-    return Arcs(lengths[proper], middles[proper])
+# Behind the definition: the order of the points on every arc, exactly, and equal points taken as one.
 
 
 class Distinct(NamedTuple):
@@ -150,25 +120,142 @@ def _distinct(points: Array, weights: Array) -> Distinct:
     )
 
 
-def _pieces(source: Distinct, target: Distinct, middles: Array) -> Iterator[tuple[slice, Index, Index, Array]]:
+class Swaps(NamedTuple):
+    """Pairs of points of one cloud, and the angles at which they swap: orthogonal to their difference."""
+
+    above: Index  # (E,)  the point that is above the other one in all directions before the swap, from angle 0 on
+    below: Index  # (E,)
+    angle: Array  # (E, 2) a vector with that angle, in [0, pi)
+
+
+class Sweep(NamedTuple):
+    """Arcs between swaps; arc k lies behind swap number k and those before it, arc 0 before all of them too."""
+
+    lengths: Array  # (K,) in radians, sum pi
+    source: tuple[Index, Index, Index]  # above, below, and the arc from which on they are swapped, in order of arcs
+    target: tuple[Index, Index, Index]
+
+
+def _swaps(points: Array) -> Swaps:
+    i, j = np.triu_indices(len(points), 1)
+    difference = points[i] - points[j]
+    reverse = (difference[:, 0] < 0) | ((difference[:, 0] == 0) & (difference[:, 1] > 0))
+    difference = np.where(reverse[:, None], -difference, difference)
+    normal = np.column_stack([-difference[:, 1], difference[:, 0]]) + 0.0  # no negative zero: angles below pi
+    return Swaps(np.where(reverse, j, i), np.where(reverse, i, j), normal)
+
+
+def _cross(one: Array, other: Array) -> tuple[Array, Array]:
+    """The cross product of rows, and a bound on its rounding: coordinates are differences, each rounded once."""
+    left, right = one[:, 0] * other[:, 1], one[:, 1] * other[:, 0]
+    return left - right, 4 * float(np.finfo(np.float64).eps) * (np.abs(left) + np.abs(right))
+
+
+def _sweep(x: Array, y: Array) -> Sweep:
+    """All swaps of two clouds in order of their angles. Those that rounding cannot tell apart are one."""
+    swaps = _swaps(x), _swaps(y)
+    angle = np.concatenate([swaps[0].angle, swaps[1].angle])
+    if len(angle) == 0:  # a single point on both sides: one plan on the whole half circle
+        none = np.empty(0, dtype=np.int64)
+        return Sweep(np.array([np.pi]), (none, none, none), (none, none, none))
+    angle = np.ldexp(angle, -np.frexp(np.abs(angle).max(axis=1, keepdims=True))[1])
+    order = np.arctan2(angle[:, 1], angle[:, 0]).argsort(kind="stable")
+    while True:  # angles that nearly agree may be in the wrong order: cross products tell, to rounding
+        cross, slack = _cross(angle[order[:-1]], angle[order[1:]])
+        wrong = cross < -slack
+        wrong[1:] &= ~wrong[:-1]
+        if not wrong.any():
+            break
+        first = np.flatnonzero(wrong)
+        order[first], order[first + 1] = order[first + 1], order[first]
+    apart = (cross > slack) | (np.einsum("kd,kd->k", angle[order[:-1]], angle[order[1:]]) < 0)
+    number = np.concatenate([[0], np.cumsum(apart)])  # of the breakpoint that each swap belongs to
+    cross, slack = _cross(angle[order[-1:]], -angle[order[:1]])
+    if number[-1] > 0 and cross[0] <= slack[0]:  # the last breakpoint is the first, half a turn later
+        around = number == number[-1]
+        number[around] = 0
+        first = order[around]
+        angle[first] = -angle[first]
+        flipped = np.isin(np.arange(len(angle)), first)
+    else:
+        flipped = np.zeros(len(angle), dtype=bool)
+    order, number = order[number.argsort(kind="stable")], np.sort(number)
+    starts = np.flatnonzero(np.diff(number, prepend=-1))
+    ends = angle[order[starts]]
+    following = np.concatenate([ends[1:], -ends[:1]])
+    lengths = np.arctan2(np.abs(_cross(ends, following)[0]), np.einsum("kd,kd->k", ends, following))
+    if len(ends) == 1:
+        lengths = np.array([np.pi])
+    arc = np.empty(len(order), dtype=np.int64)
+    arc[order] = number
+    cut = len(swaps[0].above)
+    parts = []
+    for side, part in zip(swaps, (slice(cut), slice(cut, None)), strict=True):
+        above = np.where(flipped[part], side.below, side.above)
+        below = np.where(flipped[part], side.above, side.below)
+        by_arc = arc[part].argsort(kind="stable")
+        parts.append((above[by_arc], below[by_arc], arc[part][by_arc]))
+    return Sweep(lengths, parts[0], parts[1])
+
+
+def _orders(n: int, swaps: tuple[Index, Index, Index], start: int, stop: int, ranks: Index) -> tuple[Index, Index]:
+    """Points in ascending order on arcs start ... stop - 1, (arcs, n); ``ranks`` (n,) on the arc before, and the last.
+
+    Each swap moves one point down by one rank and one up: no projection is computed, and nothing is rounded.
+    """
+    above, below, arc = swaps
+    part = slice(*arc.searchsorted([start, stop]))
+    moves = np.zeros((stop - start, n), dtype=np.int64)
+    np.subtract.at(moves, (arc[part] - start, above[part]), 1)
+    np.add.at(moves, (arc[part] - start, below[part]), 1)
+    all_ranks = ranks + moves.cumsum(axis=0)
+    order = np.empty_like(all_ranks)
+    np.put_along_axis(order, all_ranks, np.broadcast_to(np.arange(n), all_ranks.shape), axis=1)
+    return order, all_ranks[-1]
+
+
+def _pieces(source: Distinct, target: Distinct, sweep: Sweep) -> Iterator[tuple[slice, Index, Index, Array]]:
     """For some arcs at a time: the arcs, and source, target and mass of their pieces, (arcs, pieces) each."""
-    x, y = source.points - source.points.mean(axis=0), target.points - target.points.mean(axis=0)
+    n, m = len(source.weights), len(target.weights)
     quanta = quantise(source.weights, target.weights)
-    uniform = (
-        len(set(quanta.source)) == len(set(quanta.target)) == 1
-    )  # the same ranks meet on every arc: 2 to 4 times faster
-    step = max(1, _CHUNK // (len(x) + len(y)))
-    for start in range(0, len(middles), step):
-        part = slice(start, start + step)
-        directions = np.column_stack([np.cos(middles[part]), np.sin(middles[part])])
-        sigma, tau = (directions @ x.T).argsort(axis=1), (directions @ y.T).argsort(axis=1)
+    whole = quanta.source, quanta.target
+    if quanta.slack:
+        whole = balanced_total(whole[0], quanta.total), balanced_total(whole[1], quanta.total)
+    uniform = all((side == side[0]).all() for side in whole)  # the same ranks meet on every arc: 2 to 4 times faster
+    ranks_x = np.bincount(sweep.source[0], minlength=n)  # before the first swap
+    ranks_y = np.bincount(sweep.target[0], minlength=m)
+    step = max(1, _CHUNK // (n + m))
+    for start in range(0, len(sweep.lengths), step):
+        stop = min(start + step, len(sweep.lengths))
+        sigma, ranks_x = _orders(n, sweep.source, start, stop, ranks_x)
+        tau, ranks_y = _orders(m, sweep.target, start, stop, ranks_y)
         if uniform:
-            rows, cols, mass = rank_pieces(quanta)
-            yield part, sigma[:, rows], tau[:, cols], mass
+            rows, cols, mass = rank_pieces(*whole, quanta.total, quanta.slack)
+            yield slice(start, stop), sigma[:, rows], tau[:, cols], mass
         else:
-            rows, cols, whole = monotone_pieces(quanta.source[sigma], quanta.target[tau])
-            mass = whole / quanta.total
-            yield part, np.take_along_axis(sigma, rows, 1), np.take_along_axis(tau, cols, 1), mass
+            weights = whole[0][sigma], whole[1][tau]
+            target_weights = reconcile(*weights, quanta.slack) if quanta.slack else weights[1]
+            rows, cols, mass = monotone_pieces(weights[0], target_weights)
+            i, j = np.take_along_axis(sigma, rows, 1), np.take_along_axis(tau, cols, 1)
+            yield slice(start, stop), i, j, (mass / quanta.total).astype(np.float64)
+
+
+def _arc_costs(source: Distinct, target: Distinct, sweep: Sweep, x: Array, y: Array, p: float) -> tuple[Array, Array]:
+    """Costs of the arcs, and the same up to a constant that would drown their differences (p = 2, clouds far apart)."""
+    x, y = x[source.first], y[target.first]
+    shifted = p == 2 and far_apart(x, y, source.weights, target.weights)
+    grounds = [ground_cost(x, y, 1 if p == np.inf else p)]
+    if shifted:
+        grounds.append(ground_cost(x - source.weights @ x, y - target.weights @ y, 2))
+    costs = np.empty((len(grounds), len(sweep.lengths)))
+    for part, i, j, mass in _pieces(source, target, sweep):
+        mass = np.broadcast_to(mass, i.shape)
+        for k, ground in enumerate(grounds):
+            paired = ground[i, j]
+            costs[k, part] = (
+                np.where(mass > 0, paired, 0.0).max(axis=1) if p == np.inf else np.einsum("ak,ak->a", paired, mass)
+            )
+    return costs[0], costs[-1]
 
 
 def _spread(plan: Array, source: Distinct, target: Distinct, a: Array, b: Array) -> coo_array:

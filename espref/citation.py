@@ -7,17 +7,21 @@ from importlib.resources import files
 
 from ._version import __version__
 
-#: What ``cite()`` returns when nothing is asked for: the package, and the two papers it stands on.
+#: Year of this version.
+YEAR = 2026
+
+#: What ``cite()`` returns without keys: the package, and the two papers it is about.
 DEFAULT = ("espref", "liu2025est", "shahbazi2025espformer")
 
 
 def bibliography() -> dict[str, str]:
-    """Key -> BibTeX entry, in the order of the file; the package itself first."""
+    """Key -> BibTeX entry: the package itself, then ``references.bib`` in its order."""
     text = files("espref").joinpath("references.bib").read_text(encoding="utf-8")
     entries = {
         "espref": "@software{espref,\n"
         "  title = {espref: a reference for expected sliced transport plans and {ESPFormer} attention},\n"
         "  author = {{The espref authors}},\n"
+        f"  year = {{{YEAR}}},\n"
         f"  version = {{{__version__}}}\n"
         "}"
     }
@@ -29,12 +33,12 @@ def bibliography() -> dict[str, str]:
 
 
 def cite(*keys: str) -> str:
-    """BibTeX entries for the given keys; without keys, espref itself and the papers of the plan and of the attention.
+    """BibTeX entries of the given keys; without keys, of espref and of the papers on sliced plans and on ESPFormer.
 
     Parameters
     ----------
     keys : str
-        Keys of the bibliography, as named under "References" in the docstrings and as sources of claims.
+        Keys of the bibliography, which docstrings name under "References" and claims as their sources.
 
     Returns
     -------

@@ -1,6 +1,6 @@
-"""Paper, released code, POT, espref: where they differ, one row a point, and how to convert settings.
+"""Where paper, released code, POT and espref differ, one row per point, and how to convert settings.
 
-The released ESPFormer code is described by formulas written here afresh; none of its code stands in this package.
+The released ESPFormer code is described by formulas written for this package, which contains none of that code.
 ``DEVIATIONS`` is data: the command line and the documentation print the same table. Each row names the test that
 computes both sides.
 """
@@ -27,7 +27,7 @@ DEVIATIONS = (
     Deviation(
         "mass of a plan",
         "1: the factor 1/N",
-        "N: rows sum to about 1; one model multiplies by N once more",
+        "N: rows sum to about 1; one model multiplies by N again",
         "1",
         "plans have mass 1, attention matrices are n times a plan",
         "test_mass",
@@ -37,71 +37,73 @@ DEVIATIONS = (
         "mean of squared distances under the plan",
         "sum of unsquared distances under a plan of mass N",
         "mean of |x - y|^p",
-        "mean of |x - y|^p; the square in attention",
+        "mean of |x - y|^p; attention uses p = 2",
         "test_cost_in_weights",
     ),
     Deviation(
         "inverse temperature over slices",
         "called tau",
-        "called tau; acts as N times the paper's, since costs are summed",
+        "called tau; equivalent to N times the paper's, since costs are summed, not averaged",
         "called beta",
-        "beta, in units of 1 / cost",
+        "called beta, in units of 1 / cost",
         "test_inverse_temperature",
     ),
     Deviation(
         "kernel of the soft sort",
         "SoftSort at temperature t, annealed",
-        "Gauss kernel at 1e-3, fixed; queries and keys scaled by d^(-1/2) first, so 1e-3 d on unscaled ones",
+        "Gauss kernel at a fixed temperature of 1e-3; queries and keys are scaled by d^(-1/2) first, which makes it "
+        "1e-3 d on unscaled ones",
         "no soft sort",
-        "tau; power = 1 (Laplace) or 2 (Gauss); no hidden scaling",
+        "kernel power = 1 (Laplace) or 2 (Gauss) at temperature tau; queries and keys are not scaled",
         "test_kernel_and_scaling",
     ),
     Deviation(
         "doubly stochastic",
         "claimed",
-        "not at its defaults: SoftSort has column sums other than 1",
+        "not at its default settings: the column sums of SoftSort are not 1",
         "exact (hard sort)",
-        "exact for sort = 'balanced' and 'hard'; the defect of 'soft' is stated",
+        "exact for sort = 'balanced' and 'hard'; not for 'soft', whose deviation the ledger measures",
         "test_doubly_stochastic",
     ),
     Deviation(
         "unequal lengths",
         "N = M",
-        "linear interpolation between P and Q: no coupling",
-        "exact plans; slice costs wrong",
-        "the monotone plan between ranks: exact marginals",
+        "linear interpolation between ranks, which is not a plan",
+        "exact plans, but wrong slice costs",
+        "the monotone plan between ranks, which has exact marginals",
         "test_unequal_lengths",
     ),
     Deviation(
         "slicers",
         "the axes",
         "the axes",
-        "as many random directions as asked for, or given ones",
-        "given directions: six schemes of sampling; in attention the axes unless others are given",
+        "random directions, or those given",
+        "the directions given, from six schemes of sampling; in attention the axes by default",
         "test_slicers",
     ),
     Deviation(
         "slice costs, n != m or weighted",
         "-",
         "-",
-        "wrong in 0.9.7, so plans with beta > 0 are wrong too",
-        "<C, G> of the very plan",
+        "wrong in 0.9.7, and so are the plans with beta > 0",
+        "the cost <C, G> of the slice plan G",
         "test_pot_slice_costs",
     ),
     Deviation(
         "ties",
         "not treated",
-        "hard = True repeats a row: no permutation",
-        "one permutation of the tied points",
-        "mass is split; ties = 'first' on request",
+        "hard = True repeats a row, so the matrix is not a permutation",
+        "tied points are matched in some order",
+        "tied points share their mass; ties = 'first' keeps the input order instead",
         "test_ties",
     ),
     Deviation(
         "padding",
         "-",
-        "a sentinel of 1e18 in queries and keys: half precision fails; masks have opposite meanings in sibling modules",
+        "padded queries and keys are set to 1e18, which is infinite in half precision; masks of related modules have "
+        "opposite meanings",
         "-",
-        "the plan between real tokens only",
+        "masks; the plan is between the tokens that are not padding",
         "test_padding_sentinel",
     ),
     Deviation(
@@ -109,22 +111,22 @@ DEVIATIONS = (
         "not offered",
         "not offered",
         "-",
-        "refused: triangular and doubly stochastic is the identity",
+        "refused: the only triangular doubly stochastic matrix is the identity",
         "test_causal",
     ),
     Deviation(
         "time for L slices, N tokens, d coordinates",
-        "O(L N (N + d)) stated for training",
-        "O(L N^3): builds P^T Q",
-        "O(L N (log N + d)), hard sort",
-        "O(L N (log N + d)), soft, balanced and hard, power = 1",
+        "O(L N (N + d)) for training, as stated there",
+        "O(L N^3), since it computes P^T Q",
+        "O(L N (log N + d)) with the hard sort",
+        "O(L N (log N + d)) for all sorts, with power = 1",
         "test_complexity",
     ),
 )
 
 
 def deviation_table() -> str:
-    """The table in Markdown, one row a point."""
+    """The table in Markdown, one row per point."""
     head = ("point", "paper", "released code", "POT 0.9.7", "espref")
     rows = [head, ("---",) * 5, *(deviation[:5] for deviation in DEVIATIONS)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows)
@@ -144,8 +146,9 @@ def released_settings(
 ) -> Settings:
     r"""The settings that reproduce the released code on *unscaled* queries and keys.
 
-    The released code scales queries and keys by $d^{-1/2}$, sorts with a Gauss kernel at t, and weighs slices by
-    $\mathrm{softmax}_l(-\tau \sum_{ij} |q_i - k_j| U_{l,ij})$ with U of mass N. So, without the scaling,
+    The released code scales queries and keys by $d^{-1/2}$, sorts with a Gauss kernel at temperature t, and weights
+    slices by $\mathrm{softmax}_l(-\tau \sum_{ij} |q_i - k_j| U_{l,ij})$ with plans $U_l$ of mass N. Without the
+    scaling, therefore,
 
     $$\tau_{\mathrm{espref}} = d\, t, \qquad \beta = \tau_{\mathrm{released}}\, N / \sqrt d, \quad p = 1, \; q = 2 .$$
 
@@ -159,13 +162,14 @@ def released_settings(
     Returns
     -------
     Settings
-        tau, beta, p, power, for ``expected_soft_plan(q, k, np.eye(d), tau, beta=beta, p=p, power=power)``; times N the
-        plan is the released attention matrix. (``esp_attention`` follows the paper: p = 2 in the weights.)
+        tau, beta, p, power. N times the plan of
+        ``expected_soft_plan(q, k, np.eye(d), tau, beta=beta, p=p, power=power)`` is the released attention matrix.
+        (``esp_attention`` follows the paper and has p = 2 in the slice weights.)
 
     Raises
     ------
     ValueError
-        For malformed input.
+        Unless both counts are positive and both temperatures are nonnegative.
 
     Examples
     --------

@@ -111,6 +111,8 @@ def _orthogonal(n: int, dim: int, rng: np.random.Generator) -> Array:
 
 def _sobol(n: int, dim: int, rng: np.random.Generator) -> Array:
     """Scrambled Sobol points of the cube, sent to the sphere through the Gaussian."""
+    if dim > stats.qmc.Sobol.MAXDIM:
+        raise ValueError(f"dim: expected at most {stats.qmc.Sobol.MAXDIM} for Sobol directions, got {dim}")
     bits = max(int(n - 1).bit_length(), 0)
     cube = stats.qmc.Sobol(dim, scramble=True, rng=rng).random_base2(bits)[:n]
     return _normalised(stats.norm.ppf(cube + 2.0**-31))  # middles of the cells of width 2^-30: never 0, 1/2 or 1
@@ -120,8 +122,13 @@ def _equispaced(n: int, dim: int) -> Array:
     """Midpoints of n equal arcs of the half circle (the other half gives the same plans)."""
     if dim != 2:
         raise ValueError(f"dim: expected 2 for equispaced directions, got {dim}")
-    angles = np.pi * (np.arange(n) + 0.5) / n
-    return np.column_stack([np.cos(angles), np.sin(angles)])
+    odd = 2 * np.arange(n) + 1  # the angles are pi odd / (2 n); those above pi / 2 mirror those below
+    small = np.minimum(odd, 2 * n - odd)
+    swapped = 2 * small > n  # above pi / 4: the complement, so that axes and diagonals are exact
+    angles = np.pi * np.where(swapped, n - small, small) / (2 * n)
+    cosines, sines = np.cos(angles), np.where(2 * small == n, np.cos(angles), np.sin(angles))
+    x, y = np.where(swapped, sines, cosines), np.where(swapped, cosines, sines)
+    return np.column_stack([np.where(odd > n, -x, x), y]) + 0.0  # no negative zero
 
 
 def _lebedev(n: int, dim: int) -> tuple[Array, Array]:

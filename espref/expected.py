@@ -7,17 +7,19 @@ $\bar G = \sum_l w_l G_{\theta_l}$: the plain mean at $\beta = 0$, the cheapest 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array, csr_array
+from scipy.special import logsumexp
 
 from ._checks import Array, as_beta, as_exponent, as_prior, as_values
-from ._costs import matching_cost
+from ._costs import COST_ROUNDING, in_range, log_cost, matching_cost, root_cost
 from ._threads import in_threads
-from ._ties import Matching, refuse_large, split_ties
-from .lift import as_clouds, over_slices, slice_costs, sliced_plans
+from ._ties import Matching, refuse_large, sparse_plan
+from .lift import as_clouds, over_slices, slice_cost
 
 
 class SlicedPlan(NamedTuple):
@@ -46,7 +48,8 @@ def gibbs_weights(costs: ArrayLike, beta: float, prior: ArrayLike | None = None)
     costs : (L,)
         Slice costs.
     beta : float
-        Inverse temperature over slices, >= 0, in units of 1 / cost. ``inf`` leaves the cheapest slices only.
+        Inverse temperature over slices, >= 0, in units of 1 / cost. ``inf`` leaves the cheapest slices only. Costs that
+        agree with the least within rounding (1e-14 of it) count as equal to it.
     prior : (L,), optional
         $\pi$, sum 1: quadrature weights of the directions; uniform by default.
 
@@ -75,12 +78,14 @@ def gibbs_weights(costs: ArrayLike, beta: float, prior: ArrayLike | None = None)
     prior = as_prior(prior, len(costs))
     if beta == 0:
         return prior
+    least = costs[prior > 0].min()
+    with np.errstate(over="ignore"):
+        excess = np.maximum(costs - least, 0.0)
+    excess[excess <= COST_ROUNDING * abs(least)] = 0.0
     with np.errstate(over="ignore", under="ignore"):
-        excess = costs - costs[prior > 0].min()
-        damping = np.zeros_like(costs)
-        np.multiply(excess, beta, out=damping, where=excess != 0)  # 0 * inf is 0 here
-        weights = np.where(prior > 0, prior * np.exp(-np.where(prior > 0, damping, 0.0)), 0.0)
-    normalised: Array = weights / weights.sum()
+        damping = np.multiply(excess, beta, out=np.zeros_like(costs), where=excess != 0)  # 0 * inf is 0 here
+        weights = np.where(prior > 0, prior * np.exp(-damping), 0.0)
+        normalised: Array = weights / weights.sum()
     return normalised
 
 
@@ -109,7 +114,7 @@ def expected_sliced_plan(
     beta : float
         Inverse temperature over slices, >= 0, in units of 1 / length^p. 0 is the plain mean, inf the cheapest slices.
     p : float
-        Exponent of the ground cost |x - y|^p, >= 1.
+        Exponent of the ground cost |x - y|^p, >= 1. With ``inf`` a slice costs the largest |x - y| that carries mass.
     ties : "split" or "first"
         See :func:`espref.line_plan`.
     prior : (L,), optional
@@ -123,7 +128,7 @@ def expected_sliced_plan(
     Raises
     ------
     ValueError
-        For malformed input, costs that overflow, or ties that spread over too many entries.
+        For malformed input, costs that over- or underflow, or ties that spread over too many entries.
 
     Examples
     --------
@@ -137,14 +142,9 @@ def expected_sliced_plan(
     liu2025est
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, ties)
-    p, beta, prior = as_exponent(p), as_beta(beta), as_prior(prior, len(directions))
-
-    def work(matching: Matching) -> tuple[Matching, float]:
-        return matching, matching_cost(matching, x, y, a, b, p)
-
-    matchings, slice_cost = zip(*over_slices(work, x, y, directions, a, b, ties), strict=True)
-    costs = np.array(slice_cost)
-    weights = gibbs_weights(costs, beta, prior)
+    p, beta, prior = as_exponent(p, infinite=True), as_beta(beta), as_prior(prior, len(directions))
+    matchings, costs = _matched(x, y, directions, a, b, p, ties)
+    weights = gibbs_weights(_comparable(matchings, costs, x, y, a, b, p) if beta > 0 else costs, beta, prior)
     return SlicedPlan(_average(matchings, weights, a, b), float(weights @ costs), weights, costs)
 
 
@@ -158,7 +158,7 @@ def min_sliced_plan(
     p: float = 2,
     ties: str = "split",
 ) -> SlicedPlan:
-    """The lifted plan of the cheapest direction (the first of them), min-SWGG when p = 2.
+    """The lifted plan of the cheapest direction (the first, if several are equally cheap), min-SWGG when p = 2.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def min_sliced_plan(
     a, b : (n,) and (m,), optional
         Weights, sum 1; uniform by default.
     p : float
-        Exponent of the ground cost |x - y|^p, >= 1.
+        Exponent of the ground cost |x - y|^p, >= 1. With ``inf`` a slice costs the largest |x - y| that carries mass.
     ties : "split" or "first"
         See :func:`espref.line_plan`.
 
@@ -182,7 +182,7 @@ def min_sliced_plan(
     Raises
     ------
     ValueError
-        For malformed input, costs that overflow, or ties that spread over too many entries.
+        For malformed input, costs that over- or underflow, or ties that spread over too many entries.
 
     Examples
     --------
@@ -194,12 +194,13 @@ def min_sliced_plan(
     ----------
     mahey2023swgg
     """
-    costs = slice_costs(x, y, directions, a, b, p=p, ties=ties)
-    cheapest = costs.argmin()
+    x, y, directions, a, b = as_clouds(x, y, directions, a, b, ties)
+    p = as_exponent(p, infinite=True)
+    matchings, costs = _matched(x, y, directions, a, b, p, ties)
     weights = np.zeros(len(costs))
+    cheapest = int(gibbs_weights(_comparable(matchings, costs, x, y, a, b, p), np.inf).argmax())
     weights[cheapest] = 1.0
-    plan = sliced_plans(x, y, np.asarray(directions)[[cheapest]], a, b, ties=ties)[0]
-    return SlicedPlan(plan, float(costs[cheapest]), weights, costs)
+    return SlicedPlan(sparse_plan(matchings[cheapest], a, b), float(costs[cheapest]), weights, costs)
 
 
 def est_distance(
@@ -229,7 +230,7 @@ def est_distance(
     beta : float
         Inverse temperature over slices, >= 0, in units of 1 / length^p. 0 is the plain mean, inf the cheapest slices.
     p : float
-        Exponent of the ground cost |x - y|^p, >= 1.
+        Exponent of the ground cost |x - y|^p, >= 1. With ``inf`` a slice costs the largest |x - y| that carries mass.
     ties : "split" or "first"
         See :func:`espref.line_plan`.
     prior : (L,), optional
@@ -254,11 +255,62 @@ def est_distance(
     ----------
     liu2025est
     """
-    costs = slice_costs(x, y, directions, a, b, p=p, ties=ties)
-    return float((gibbs_weights(costs, beta, prior) @ costs) ** (1 / p))
+    x, y, directions, a, b = as_clouds(x, y, directions, a, b, ties)
+    p, beta, prior = as_exponent(p, infinite=True), as_beta(beta), as_prior(prior, len(directions))
+    matchings = over_slices(lambda matching: matching, x, y, directions, a, b, ties)
+    costs = np.array([matching_cost(matching, x, y, a, b, p) for matching in matchings])
+    if p == np.inf:
+        return float(gibbs_weights(costs, beta, prior) @ costs)
+    out = ~in_range(costs)
+    if not any(root_cost(matching, x, y, a, b) > 0 for matching in compress(matchings, out)):
+        comparable = _comparable(matchings, costs, x, y, a, b, p) if beta > 0 else costs
+        return float((gibbs_weights(comparable, beta, prior) @ costs) ** (1 / p))
+    logs = np.array([log_cost(matching, x, y, a, b, p) for matching in matchings])
+    return _distance_from_logs(logs, beta, p, prior)
 
 
-# Behind the definition: equal entries of many sparse plans added up.
+# Behind the definition: what decides between slices, and equal entries of many sparse plans added up.
+
+
+def _matched(
+    x: Array, y: Array, directions: Array, a: Array, b: Array, p: float, ties: str
+) -> tuple[Sequence[Matching], Array]:
+    """The matching and the cost of every slice."""
+
+    def work(matching: Matching) -> tuple[Matching, float]:
+        return matching, slice_cost(matching, x, y, a, b, p)
+
+    matchings, costs = zip(*over_slices(work, x, y, directions, a, b, ties), strict=True)
+    return matchings, np.array(costs)
+
+
+def _comparable(matchings: Sequence[Matching], costs: Array, x: Array, y: Array, a: Array, b: Array, p: float) -> Array:
+    """Slice costs up to a constant, with digits that a common shift of the clouds does not drown.
+
+    For p = 2 all slices contain the same squared distance between the means. Where that is most of them, each cloud is
+    centred at its own mean.
+    """
+    if p != 2:
+        return costs
+    x_mean, y_mean = a @ x, b @ y
+    if np.square(x_mean - y_mean).sum() <= 0.5 * costs.min():
+        return costs
+    x, y = x - x_mean, y - y_mean
+    return np.array([matching_cost(matching, x, y, a, b, p) for matching in matchings])
+
+
+def _distance_from_logs(logs: Array, beta: float, p: float, prior: Array) -> float:
+    """(sum_l w_l c_l)^(1/p) from the logarithms of costs that floats cannot hold."""
+    possible = prior > 0
+    least = logs[possible].min()
+    with np.errstate(all="ignore"):
+        excess = np.where(logs > least, np.exp(least) * np.expm1(logs - least), 0.0)
+        excess[np.isnan(excess)] = np.exp(logs[np.isnan(excess)])
+        if beta == np.inf:
+            excess = np.where(logs <= least + COST_ROUNDING * max(1.0, abs(least)), 0.0, np.inf)
+        damping = np.where(excess > 0, beta * excess, 0.0) if beta > 0 else np.zeros_like(logs)
+        weights = np.where(possible, prior * np.exp(-damping), 0.0)
+        return float(np.exp(logsumexp(logs, b=weights / weights.sum()) / p))
 
 
 def _average(matchings: Sequence[Matching], weights: Array, a: Array, b: Array) -> coo_array:
@@ -273,9 +325,7 @@ def _average(matchings: Sequence[Matching], weights: Array, a: Array, b: Array) 
 
 
 def _weighted_sum(used: Sequence[tuple[Matching, float]], a: Array, b: Array) -> csr_array:
-    parts = [(split_ties(matching, a, b), w) for matching, w in used]
-    rows, cols = (
-        np.concatenate([pieces[side] for pieces, _ in parts], dtype=np.int32, casting="same_kind") for side in (0, 1)
-    )
-    mass = np.concatenate([w * pieces.mass for pieces, w in parts])
+    plans = [(sparse_plan(matching, a, b), w) for matching, w in used]
+    rows, cols = (np.concatenate([getattr(plan, axis) for plan, _ in plans]) for axis in ("row", "col"))
+    mass = np.concatenate([w * plan.data for plan, w in plans])
     return csr_array((mass, (rows, cols)), shape=(len(a), len(b)))  # which adds up equal entries

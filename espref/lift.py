@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 
-from ._checks import Array, Plan, as_choice, as_directions, as_exponent, as_finite_cost, as_pair, as_plan, as_weights
-from ._costs import matching_cost, paired_cost
+from ._checks import Array, Plan, as_choice, as_directions, as_exponent, as_measures, as_pair, as_plan, as_weights
+from ._costs import as_representable, in_range, matching_cost, paired_cost, root_cost
+from ._quanta import quantise
 from ._threads import in_threads
-from ._ties import Matching, refuse_large, split_ties
+from ._ties import Matching, refuse_large, sparse_plan
 from .line import TIES, match
 
 #: Slices that one thread takes at a time.
@@ -73,8 +74,7 @@ def sliced_plans(
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, ties)
     matchings = over_slices(lambda matching: matching, x, y, directions, a, b, ties)
     refuse_large(matchings)
-    pieces = (split_ties(matching, a, b) for matching in matchings)
-    return [coo_array((mass, (rows, cols)), shape=(len(x), len(y))) for rows, cols, mass in pieces]
+    return [sparse_plan(matching, a, b) for matching in matchings]
 
 
 def slice_costs(
@@ -101,18 +101,18 @@ def slice_costs(
     a, b : (n,) and (m,), optional
         Weights, sum 1; uniform by default.
     p : float
-        Exponent of the ground cost |x - y|^p, >= 1.
+        Exponent of the ground cost |x - y|^p, >= 1. With ``inf`` a cost is the largest |x - y| that carries mass.
     ties : "split" or "first"
         See :func:`espref.line_plan`.
 
     Returns
     -------
-    (L,) array, in units of length^p.
+    (L,) array, in units of length^p (of length for p = inf).
 
     Raises
     ------
     ValueError
-        For malformed input, or when a cost overflows.
+        For malformed input, or when a cost over- or underflows.
 
     Examples
     --------
@@ -125,8 +125,8 @@ def slice_costs(
     liu2025est
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, ties)
-    p = as_exponent(p)
-    return np.array(over_slices(lambda m: matching_cost(m, x, y, a, b, p), x, y, directions, a, b, ties))
+    p = as_exponent(p, infinite=True)
+    return np.array(over_slices(lambda m: slice_cost(m, x, y, a, b, p), x, y, directions, a, b, ties))
 
 
 def transport_cost(plan: Plan, x: ArrayLike, y: ArrayLike, *, p: float = 2) -> float:
@@ -139,16 +139,16 @@ def transport_cost(plan: Plan, x: ArrayLike, y: ArrayLike, *, p: float = 2) -> f
     x, y : (n, d) and (m, d)
         Source and target.
     p : float
-        Exponent of the ground cost, >= 1.
+        Exponent of the ground cost, >= 1. With ``inf``, the largest |x - y| that carries mass.
 
     Returns
     -------
-    float, in units of length^p times mass.
+    float, in units of length^p times mass (of length for p = inf).
 
     Raises
     ------
     ValueError
-        When shapes disagree or the cost overflows.
+        When shapes disagree, or the cost over- or underflows.
 
     Examples
     --------
@@ -157,12 +157,16 @@ def transport_cost(plan: Plan, x: ArrayLike, y: ArrayLike, *, p: float = 2) -> f
     4.0
     """
     x, y = as_pair(x, y)
-    p = as_exponent(p)
+    p = as_exponent(p, infinite=True)
     entries = as_plan(plan)
     if entries.shape != (len(x), len(y)):
         raise ValueError(f"plan: expected shape ({len(x)}, {len(y)}), got shape {entries.shape}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        return as_finite_cost(paired_cost(x, y, entries.row, entries.col, entries.data, p))
+    pairs = x, y, entries.row, entries.col, entries.data
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        cost = paired_cost(*pairs, p)
+        if in_range(abs(cost)) or (cost == 0 and entries.data.min(initial=0.0) < 0):
+            return cost
+        return as_representable(cost, paired_cost(*pairs, np.inf))
 
 
 def marginal_defect(plan: Plan, a: ArrayLike | None = None, b: ArrayLike | None = None) -> float:
@@ -213,14 +217,16 @@ def project(points: Array, directions: Array) -> Array:
     """Scores <x_i, theta_l>, shape (L, n).
 
     By einsum and not by BLAS, so that every score is summed in the same order and equal points stay tied. Directions,
-    and clouds that are huge or tiny, are scaled by powers of two first, so that nothing over- or underflows: only the
-    order matters, so plans are unchanged.
+    and clouds that are huge or tiny, are scaled by powers of two first, so that nothing over- or underflows; axes and
+    diagonals become 0, 1 and -1, so that grids tie exactly. Only the order matters, so plans are unchanged.
     """
-    exponents = np.frexp(np.abs(directions).max(axis=1, keepdims=True))[1]
-    size = np.frexp(max(points.max(), -points.min()))[1]
-    shift = np.clip(size, -900, 900) - size
-    scaled = np.ldexp(points, shift) if shift else points
-    scores: Array = np.einsum("ld,nd->ln", np.ldexp(directions, -exponents), scaled)
+    units = np.ldexp(directions, -np.frexp(np.abs(directions).max(axis=1, keepdims=True))[1])
+    largest = np.abs(units).max(axis=1, keepdims=True)
+    units = np.where(((units == 0) | (np.abs(units) == largest)).all(axis=1, keepdims=True), np.sign(units), units)
+    size = int(np.frexp(max(points.max(), -points.min()))[1])
+    room = 1022 - int(np.frexp(points.shape[1])[1])
+    shift = min(room - size, 0) if size > -900 else -900 - size
+    scores: Array = np.einsum("ld,nd->ln", units, np.ldexp(points, shift) if shift else points)
     return scores
 
 
@@ -231,19 +237,25 @@ def over_slices(
 
     Slices are independent: large ones are shared among threads, each computed as it would be alone.
     """
+    quanta = quantise(a, b)
 
     def work_on_part(start: int) -> list[T]:
         part = directions[start : start + _SLICES]
-        return [work(match(u, v, a, b, ties)) for u, v in zip(project(x, part), project(y, part), strict=True)]
+        return [work(match(u, v, quanta, ties)) for u, v in zip(project(x, part), project(y, part), strict=True)]
 
     return list(chain.from_iterable(in_threads(work_on_part, range(0, len(directions), _SLICES), len(x) + len(y))))
+
+
+def slice_cost(matching: Matching, x: Array, y: Array, a: Array, b: Array, p: float) -> float:
+    """The cost of one slice; ValueError when it is out of the range of floats."""
+    cost = matching_cost(matching, x, y, a, b, p)
+    return cost if in_range(cost) else as_representable(cost, root_cost(matching, x, y, a, b))
 
 
 def as_clouds(
     x: ArrayLike, y: ArrayLike, directions: ArrayLike, a: ArrayLike | None, b: ArrayLike | None, ties: str
 ) -> tuple[Array, Array, Array, Array, Array]:
     """The arguments that all functions of slices share, checked; weights as arrays."""
-    x, y = as_pair(x, y)
-    directions = as_directions(directions, x.shape[1])
+    source, target, source_weights, target_weights = as_measures(x, y, a, b)
     as_choice(ties, "ties", TIES)
-    return x, y, directions, as_weights(a, len(x), "a"), as_weights(b, len(y), "b")
+    return source, target, as_directions(directions, source.shape[1]), source_weights, target_weights

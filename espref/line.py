@@ -9,24 +9,19 @@ In code: sort, cumulate the weights, take differences.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 
-from ._checks import Array, as_choice, as_exponent, as_finite_cost, as_values, as_weights
-from ._costs import powers
-from ._ties import Classes, Index, Matching, Pieces, classes, split_ties
+from ._checks import Array, as_choice, as_exponent, as_line_measures, as_values, as_weights
+from ._costs import as_representable, matching_cost, root_cost
+from ._quanta import Quanta, Whole, balanced_total, quantise, reconcile
+from ._ties import Classes, Matching, Pieces, classes, sparse_plan
 
 TIES = ("split", "first")
 
-#: General weights are rounded to multiples of 1 / QUANTA: 2e-19 of the total mass, far below a rounding of float64.
-#: Points lighter than that take no part.
-QUANTA = 2**62
 
-
-def monotone_pieces(source: Index, target: Index) -> Pieces:
+def monotone_pieces(source: Whole, target: Whole) -> Pieces:
     """Match mass from left to right: source (..., n) and target (..., m) are sorted weights with equal totals.
 
     Cumulate both sides and merge the ends. Between two successive ends, mass goes from the first source point that is
@@ -101,8 +96,9 @@ def rank_plan(a: ArrayLike, b: ArrayLike) -> coo_array:
     """
     a, b = as_values(a, "a"), as_values(b, "b")
     a, b = as_weights(a, len(a), "a"), as_weights(b, len(b), "b")
-    rows, cols, mass = rank_pieces(quantise(a, b))
-    return coo_array((mass, (rows, cols)), shape=(len(a), len(b)))
+    return sparse_plan(
+        match(np.arange(len(a), dtype=float), np.arange(len(b), dtype=float), quantise(a, b), "first"), a, b
+    )
 
 
 def line_plan(
@@ -150,10 +146,8 @@ def line_plan(
     ----------
     liu2025est (lifted plan), peyre2019computational (the line)
     """
-    u, v = as_values(u, "u"), as_values(v, "v")
-    a, b = as_weights(a, len(u), "a"), as_weights(b, len(v), "b")
-    rows, cols, mass = split_ties(match(u, v, a, b, as_choice(ties, "ties", TIES)), a, b)
-    return coo_array((mass, (rows, cols)), shape=(len(u), len(v)))
+    u, v, a, b = as_line_measures(u, v, a, b)
+    return sparse_plan(match(u, v, quantise(a, b), as_choice(ties, "ties", TIES)), a, b)
 
 
 def line_cost(
@@ -170,16 +164,17 @@ def line_cost(
     a, b : (n,) and (m,), optional
         Weights, nonnegative, sum 1; uniform by default.
     p : float
-        Exponent of the ground cost, >= 1.
+        Exponent of the ground cost, >= 1. With ``inf`` the result is the bottleneck distance $W_\infty$, the largest
+        $|u_i - v_j|$ that carries mass.
 
     Returns
     -------
-    float, in units of length^p.
+    float, in units of length^p (of length for p = inf).
 
     Raises
     ------
     ValueError
-        For malformed input, or when the cost overflows.
+        For malformed input, or when the cost over- or underflows.
 
     Examples
     --------
@@ -191,61 +186,39 @@ def line_cost(
     ----------
     peyre2019computational
     """
-    u, v = as_values(u, "u"), as_values(v, "v")
-    a, b = as_weights(a, len(u), "a"), as_weights(b, len(v), "b")
-    p = as_exponent(p)
-    rows, cols, mass = split_ties(match(u, v, a, b, "first"), a, b)
-    with np.errstate(over="ignore"):
-        return as_finite_cost(float(mass @ powers((u[rows] - v[cols])[:, None], p)), "u, v")
+    u, v, a, b = as_line_measures(u, v, a, b)
+    p = as_exponent(p, infinite=True)
+    matching = match(u, v, quantise(a, b), "first")
+    clouds = u[:, None], v[:, None], a, b
+    return float(as_representable(matching_cost(matching, *clouds, p), root_cost(matching, *clouds)))
 
 
-# Behind the definition: weights as whole numbers, and classes of equal points.
+# Behind the definition: classes of equal points, and rounding of the weights.
 
 
-class Quanta(NamedTuple):
-    """Weights in whole numbers of quanta, both sides with the same total."""
-
-    source: Index  # (n,)
-    target: Index  # (m,)
-    total: int
-
-
-def quantise(a: Array, b: Array) -> Quanta:
-    """Both weight vectors in quanta.
-
-    Exact for uniform weights, where the total is the least common multiple of n and m; otherwise multiples of 2^-62,
-    what rounding leaves over going to the heaviest point.
-    """
-    n, m = len(a), len(b)
-    if (a == a[0]).all() and (b == b[0]).all():
-        total = int(np.lcm(n, m))
-        return Quanta(np.full(n, total // n), np.full(m, total // m), total)
-
-    def whole(weights: Array) -> Index:
-        quanta = np.rint(weights * QUANTA).astype(np.int64)
-        quanta[weights.argmax()] += QUANTA - quanta.sum()
-        return quanta
-
-    return Quanta(whole(a), whole(b), QUANTA)
+def rank_pieces(source: Whole, target: Whole, total: int, slack: int) -> Pieces:
+    """The plan between sorted weights by its entries, with mass (not quanta), no piece empty."""
+    if not slack and len(source) == len(target) == total:  # n = m, uniform: rank to rank
+        ranks = np.arange(total)
+        return Pieces(ranks, ranks, np.full(total, 1.0 / total))
+    if slack:
+        source, target = balanced_total(source, total), balanced_total(target, total)
+    pieces = monotone_pieces(source, target)
+    if ((pieces.mass > 0) & (pieces.mass <= slack)).any():  # slivers, which rounding may have made
+        pieces = monotone_pieces(source, reconcile(source, target, slack))
+    positive = pieces.mass > 0
+    mass = (pieces.mass[positive] / total).astype(np.float64)
+    return Pieces(pieces.source[positive], pieces.target[positive], mass)
 
 
-def rank_pieces(quanta: Quanta) -> Pieces:
-    """The rank plan by its entries, with mass (not quanta), no piece empty."""
-    if len(quanta.source) == len(quanta.target) == quanta.total:  # n = m, uniform: rank to rank
-        ranks = np.arange(quanta.total)
-        return Pieces(ranks, ranks, np.full(quanta.total, 1.0 / quanta.total))
-    source, target, mass = monotone_pieces(quanta.source, quanta.target)
-    positive = mass > 0
-    return Pieces(source[positive], target[positive], mass[positive] / quanta.total)
-
-
-def match(u: Array, v: Array, a: Array, b: Array, ties: str) -> Matching:
+def match(u: Array, v: Array, quanta: Quanta, ties: str) -> Matching:
     """The monotone plan between the distinct values of two weighted clouds on the line (inputs already checked)."""
-    if a.min() < 1 / QUANTA or b.min() < 1 / QUANTA:  # points without weight take no part
-        heavy_a, heavy_b = np.flatnonzero(a >= 1 / QUANTA), np.flatnonzero(b >= 1 / QUANTA)
-        source, target, pieces = match(u[heavy_a], v[heavy_b], a[heavy_a], b[heavy_b], ties)
+    if not (quanta.source.all() and quanta.target.all()):  # points without weight take no part
+        heavy_a, heavy_b = np.flatnonzero(quanta.source), np.flatnonzero(quanta.target)
+        heavy = quanta._replace(source=quanta.source[heavy_a], target=quanta.target[heavy_b])
+        source, target, pieces = match(u[heavy_a], v[heavy_b], heavy, ties)
         source, target = Classes(heavy_a[source.order], source.starts), Classes(heavy_b[target.order], target.starts)
         return Matching(source, target, pieces)
-    quanta, source, target = quantise(a, b), classes(u, ties), classes(v, ties)
-    weights = Quanta(source.sums(quanta.source), target.sums(quanta.target), quanta.total)
-    return Matching(source, target, rank_pieces(weights))
+    source, target = classes(u, ties), classes(v, ties)
+    weights = source.sums(quanta.source), target.sums(quanta.target)
+    return Matching(source, target, rank_pieces(*weights, quanta.total, quanta.slack))

@@ -140,14 +140,16 @@ def planfree_attention(
         sort, tau = "soft", 0.0
     n, m = len(q), len(k)
     ranks = rank_plan(np.full(n, 1 / n), np.full(m, 1 / m)).tocsr()
-    centre = k.mean(axis=0)  # the cost is unchanged, and its three terms cancel less
-    q_rows, k_rows, v_rows = (np.ascontiguousarray(part.T) for part in (q - centre, k - centre, v))
+    q_mean, k_mean = q.mean(axis=0), k.mean(axis=0)  # centred: weights depend on differences of costs
+    q_rows, k_rows, v_rows = (np.ascontiguousarray(part.T) for part in (q - q_mean, k - k_mean, v))
+    exact = tau == 0 or sort == "balanced"  # plans with uniform marginals: their costs differ as the centred ones do
+    shift = np.zeros(q.shape[1]) if exact else q_mean - k_mean
 
     def soft_sorts(theta: Array) -> tuple[SoftSort, SoftSort]:
         source, target = (factored_sort(soft_scores(x, theta, tau), tau, sort) for x in (q, k))
         return source, target
 
-    costs = np.array([_squared_cost(*soft_sorts(theta), ranks, q_rows, k_rows) for theta in directions])
+    costs = np.array([_squared_cost(*soft_sorts(theta), ranks, q_rows, k_rows, shift) for theta in directions])
     output = np.zeros((v.shape[1], n))
     for weight, theta in zip(gibbs_weights(costs, beta), directions, strict=True):
         if weight > 0:  # sorted again: nothing of size slices x points is kept
@@ -188,12 +190,12 @@ def _blocks(x: Array) -> list[slice]:
     return [slice(start, start + step) for start in range(0, len(x), step)]
 
 
-def _squared_cost(source: SoftSort, target: SoftSort, ranks: csr_array, q: Array, k: Array) -> float:
-    """<C, P^T A Q> for the squared cost, from column sums and one inner product."""
+def _squared_cost(source: SoftSort, target: SoftSort, ranks: csr_array, q: Array, k: Array, shift: Array) -> float:
+    """<C, P^T A Q> for the squared cost of queries q + shift, less |shift|^2: column sums and one inner product."""
     cost = 0.0
-    for soft_sort, x in ((source, q), (target, k)):
+    for soft_sort, x, sign in ((source, q, 1), (target, k, -1)):
         sums = soft_sort.transpose(np.full((1, x.shape[1]), 1 / x.shape[1]))[0]
-        cost += float(np.einsum("n,dn,dn->", sums, x, x))
+        cost += float(np.einsum("n,dn,dn->", sums, x, x)) + 2 * sign * float(shift @ (x @ sums))
     for block in _blocks(q):
         cost -= 2 * float(np.sum(source.apply(q[block]) * (target.apply(k[block]) @ ranks.T)))
     return cost

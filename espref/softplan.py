@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.spatial.distance import cdist
 
 from ._checks import (
     Array,
@@ -17,18 +16,16 @@ from ._checks import (
     as_choice,
     as_directions,
     as_exponent,
-    as_finite_cost,
-    as_pair,
+    as_line_measures,
+    as_measures,
     as_power,
     as_prior,
     as_tau,
-    as_values,
-    as_weights,
 )
-from ._costs import ground_cost
+from ._costs import COST_ROUNDING, as_representable, far_apart, ground_cost, in_range
 from .expected import DenseSlicedPlan, gibbs_weights
 from .lift import project
-from .line import QUANTA, rank_plan
+from .line import rank_plan
 from .softsort import SORTS, weighted_soft_permutation
 
 
@@ -83,8 +80,7 @@ def soft_line_plan(
     ----------
     shahbazi2025espformer
     """
-    u, v = as_values(u, "u"), as_values(v, "v")
-    a, b = as_weights(a, len(u), "a"), as_weights(b, len(v), "b")
+    u, v, a, b = as_line_measures(u, v, a, b)
     return soft_plan(u, v, a, b, as_tau(tau), as_power(power), as_choice(sort, "sort", SORTS))
 
 
@@ -141,21 +137,92 @@ def expected_soft_plan(
     ----------
     shahbazi2025espformer
     """
-    x, y = as_pair(x, y)
+    x, y, a, b = as_measures(x, y, a, b)
     directions = as_directions(directions, x.shape[1])
-    a, b = as_weights(a, len(x), "a"), as_weights(b, len(y), "b")
     tau, beta, p, power = as_tau(tau), as_beta(beta), as_exponent(p), as_power(power)
     sort, prior = as_choice(sort, "sort", SORTS), as_prior(prior, len(directions))
-    ground = cdist(x, y, "sqeuclidean") if p == 2 else ground_cost(x, y, p)  # the first takes no (n, m, d) memory
-    as_finite_cost(ground.max())
-    pairs = ((soft_scores(x, theta, tau), soft_scores(y, theta, tau)) for theta in directions)
-    plans = [soft_plan(u, v, a, b, tau, power, sort) for u, v in pairs]
-    costs = np.array([np.vdot(ground, plan) for plan in plans])
-    weights = gibbs_weights(costs, beta, prior)
-    return DenseSlicedPlan(np.tensordot(weights, plans, axes=1), float(weights @ costs), weights, costs)
+    result = mean_soft_plan(x, y, directions, tau, a, b, beta, p, power, sort, prior)
+    if not in_range(result.costs).all():  # zero, or too small for a float?
+        distance = ground_cost(x, y, 1)
+        for theta, cost in zip(directions, result.costs, strict=True):
+            plan = soft_plan(soft_scores(x, theta, tau), soft_scores(y, theta, tau), a, b, tau, power, sort)
+            as_representable(cost, float(distance[plan > 0].max()))
+    return result
 
 
-# Behind the definition: scores that tie, and points without weight.
+def mean_soft_plan(
+    x: Array,
+    y: Array,
+    directions: Array,
+    tau: float,
+    a: Array,
+    b: Array,
+    beta: float,
+    p: float,
+    power: int,
+    sort: str,
+    prior: Array,
+) -> DenseSlicedPlan:
+    """The body of :func:`expected_soft_plan`, slice by slice; costs may underflow."""
+    ground = ground_cost(x, y, p)
+    mean = RunningMean(np.zeros((len(x), len(y))), beta)
+    costs, comparable = np.empty((2, len(directions)))
+    exact = tau == 0 or sort == "balanced"  # the plans have marginals a and b
+    shifted = p == 2 and far_apart(x, y, a, b)
+    for k, theta in enumerate(directions):
+        plan = soft_plan(soft_scores(x, theta, tau), soft_scores(y, theta, tau), a, b, tau, power, sort)
+        costs[k] = np.vdot(ground, plan)
+        comparable[k] = centred_cost(plan, x, y, a, b, exact) if shifted else costs[k]
+        mean.add(plan, comparable[k], prior[k])
+    weights = gibbs_weights(comparable, beta, prior)
+    return DenseSlicedPlan(mean.result(), float(weights @ costs), weights, costs)
+
+
+# Behind the definition: scores that tie, points without weight, means over slices one slice at a time.
+
+
+class RunningMean:
+    """sum_l w_l G_l with Gibbs weights w_l, one slice at a time: nothing of size slices x points is kept."""
+
+    def __init__(self, zero: Array, beta: float) -> None:
+        self.total, self.norm, self.least, self.beta = zero, 0.0, np.inf, beta
+
+    def add(self, value: Array, cost: float, prior: float) -> None:
+        """One slice more. Weights are relative to the cheapest slice so far."""
+        if prior == 0:
+            return
+        if cost < self.least:
+            if self.norm > 0:
+                factor = self._damping(cost, self.least)
+                self.total, self.norm = self.total * factor, self.norm * factor
+            self.least = cost
+        weight = prior * self._damping(self.least, cost)
+        if weight > 0:
+            self.total, self.norm = self.total + weight * value, self.norm + weight
+
+    def _damping(self, low: float, high: float) -> float:
+        excess = high - low
+        if excess <= COST_ROUNDING * abs(low):
+            return 1.0
+        with np.errstate(over="ignore", under="ignore"):
+            return float(np.exp(-np.float64(self.beta) * excess))
+
+    def result(self) -> Array:
+        """The mean over all slices that were added."""
+        return self.total / self.norm
+
+
+def centred_cost(plan: Array, x: Array, y: Array, a: Array, b: Array, exact: bool) -> float:
+    """The cost of a plan for p = 2, less the squared distance of the clouds' means.
+
+    The same for all slices, that distance would drown the differences of costs between clouds far apart. ``exact`` says
+    that the plan has marginals a and b; otherwise a term remains that is linear in the distance.
+    """
+    x_mean, y_mean = a @ x, b @ y
+    x, y, rows, cols = x - x_mean, y - y_mean, plan.sum(axis=1), plan.sum(axis=0)
+    squares = rows @ np.einsum("nd,nd->n", x, x) + cols @ np.einsum("md,md->m", y, y)
+    cost = squares - 2 * np.vdot(x, plan @ y)
+    return float(cost if exact else cost + 2 * (x_mean - y_mean) @ (rows @ x - cols @ y))
 
 
 def soft_scores(points: Array, theta: Array, tau: float) -> Array:
@@ -170,7 +237,8 @@ def soft_scores(points: Array, theta: Array, tau: float) -> Array:
 
 
 def soft_plan(u: Array, v: Array, a: Array, b: Array, tau: float, power: int, sort: str) -> Array:
-    heavy_a, heavy_b = np.flatnonzero(a >= 1 / QUANTA), np.flatnonzero(b >= 1 / QUANTA)  # as on the line
+    """P^T A Q, (n, m), for scores u, v."""
+    heavy_a, heavy_b = np.flatnonzero(a), np.flatnonzero(b)  # points without weight have no rank
     u, v, mass_a, mass_b = u[heavy_a], v[heavy_b], a[heavy_a], b[heavy_b]
     p = weighted_soft_permutation(u, mass_a, tau, power, sort)
     q = weighted_soft_permutation(v, mass_b, tau, power, sort)

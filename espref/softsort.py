@@ -185,7 +185,7 @@ def balance(kernel: Array, weights: Array) -> Array:
     ----------
     marshall1968scaling, sinkhorn1967diagonal
     """
-    return fixed_point(lambda d: kernel @ (weights * d), np.full(len(kernel), 1.0 / np.sqrt(weights.sum())))
+    return fixed_point(lambda d: kernel @ (weights * d), 1.0 / np.sqrt(kernel @ weights))
 
 
 def fixed_point(apply: Callable[[Array], Array], d: Array) -> Array:
@@ -199,7 +199,7 @@ def fixed_point(apply: Callable[[Array], Array], d: Array) -> Array:
         before, error = error, np.abs(d * image - 1).max()
         if error <= MARGINAL_ERROR or before <= error <= rounding:
             return d
-        d = np.sqrt(d / image)
+        d = np.sqrt(d) / np.sqrt(image)  # the quotient could overflow
     raise RuntimeError(
         f"balanced soft sort: marginal error {error:.1e} after {MAX_ROUNDS} rounds, expected {MARGINAL_ERROR}"
     )

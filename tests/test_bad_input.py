@@ -90,7 +90,7 @@ SOUND = {
 
 NOT_NUMBERS = [
     ([["a", "b"]], "expected real numbers, got dtype <U1"),
-    ([[1.0], [1.0, 2.0]], "expected an array of real numbers, got a ragged or unreadable one"),
+    ([[1.0], [1.0, 2.0]], "expected an array of real numbers, got what NumPy cannot read: "),
     ([[1.0, 1j]], "expected real numbers, got dtype complex128"),
     ([[None, 1.0]], "expected real numbers, got dtype object"),
     (None, "expected real numbers, got dtype object"),
@@ -153,7 +153,8 @@ TAU = numbers("a number >= 0 and finite", -1, -5e-324, math.inf, -math.inf, *NEV
 POWER = numbers("1 (Laplace kernel) or 2 (Gauss kernel)", 0, 3, 1.5, True, "1", None, [1], math.nan, np.array([1, 2]))
 BAD_SORTS = ("Soft", "", None, True, ["soft"], np.array(["soft", "hard"]))
 SORT = numbers("one of soft, balanced", "hard", *BAD_SORTS)
-EXPONENT = numbers("a number >= 1 and finite", 0.5, 0, -2, math.inf, *NEVER_NUMBERS)
+EXPONENT = numbers("a number >= 1", 0.5, 0, -2, -math.inf, *NEVER_NUMBERS)
+FINITE_EXPONENT = numbers("a number >= 1 and finite", 0.5, 0, -2, math.inf, *NEVER_NUMBERS)
 REG = numbers("a number > 0 and finite", 0, -1.0, math.inf, *NEVER_NUMBERS)
 COUNT = numbers("a whole number >= 1", 0, -1, 2.0, True, "3", None, math.nan, [2], np.array([1, 2]), np.True_)
 RNG = numbers("a whole number >= 0 or a NumPy source of random numbers", -1, 0.5, True, "0", [1], np.random.RandomState)
@@ -204,6 +205,11 @@ OTHER = {
     **{
         (function, "directions"): [case for case in DIRECTIONS if case[0] is not None]
         for function in (espref.esp_attention, espref.planfree_attention)
+    },
+    **{
+        (function, "p"): FINITE_EXPONENT
+        for function in SOUND
+        if function in (espref.expected_soft_plan, solvers.ground_cost, solvers.exact_plan, solvers.sinkhorn_plan)
     },
     **{
         (function, "sort"): numbers("one of soft, balanced, hard", *BAD_SORTS)

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_default_is_the_package_and_its_two_papers():
-    """Without keys: espref with its version, the plan's paper, the attention's paper."""
+    """Without keys: espref with its year and version, the plan's paper, the attention's paper."""
     keys = re.findall(r"^@\w+\{(.+),$", cite(), flags=re.M)
     assert keys == ["espref", "liu2025est", "shahbazi2025espformer"]
-    assert f"version = {{{espref.__version__}}}" in cite()
+    assert f"version = {{{espref.__version__}}}" in cite() and re.search(r"year = \{\d{4}\}", cite("espref"))
 
 
 def test_given_keys_in_given_order():

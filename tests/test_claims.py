@@ -34,6 +34,8 @@ def test_ledger_is_well_kept() -> None:
     for name, entry in LEDGER.items():
         assert name == entry.id and re.fullmatch(r"[a-z]+(\.[a-z0-9-]+)", name), name
         assert entry.statement.rstrip().endswith((".", "”")) and entry.statement.count("$") % 2 == 0, name
+        assert entry.measured.count("$") % 2 == 0 and not entry.measured.endswith("."), name
+        assert entry.measured or entry.chapter in ("nn", "train"), name
         assert len(entry.proof) > 20, name
         assert set(filter(None, entry.source.split(", "))) <= keys, name
         assert all(companion.check.__doc__ for companion in entry.companions), name

@@ -12,8 +12,8 @@ import pytest
 from scipy import sparse
 
 import espref
-from espref import expected_sliced_plan, sample_directions, transport_cost
-from espref.app import cli
+from espref import benchmarks, expected_sliced_plan, sample_directions, transport_cost
+from espref.app import cli, plan, verify
 from espref.claims import LEDGER, circle, real_problems
 from espref.claims import expected as expected_claims
 
@@ -43,12 +43,13 @@ def run(capsys, *words):
 
 
 def test_verify_prints_every_claim_once(capsys):
-    """One row a claim with its residual, and the sum below; exit code 0 when all stand."""
+    """One row per claim with its residual, and the summary below; exit status 0 when none fails."""
     code, out, _ = run(capsys, "verify", "--only", "line.*", "--seeds", "1")
     names = [identifier.split(".")[1] for identifier in LEDGER if identifier.startswith("line.")]
     assert code == 0
     assert all(out.count(f"  {name} ") == 1 for name in names)
-    assert f"{len(names)} claims: {len(names)} hold" in out and "8 synthetic, 3 real problems" in out
+    assert f"{len(names)} claims: {len(names)} hold, 0 are refuted as stated, 0 failed" in out
+    assert "8 synthetic, 3 real problems" in out
 
 
 def test_only_takes_parts_and_patterns(capsys):
@@ -61,14 +62,14 @@ def test_only_takes_parts_and_patterns(capsys):
 
 
 def test_broken_library_is_found(capsys, monkeypatch):
-    """When the code is wrong a claim falls, is named below the tables, and the exit code is 1."""
+    """When the code is wrong a claim fails, is named below the tables, and the exit status is 1."""
     monkeypatch.setattr(expected_claims.expected, "gibbs_weights", lambda costs, beta, prior=None: np.ones(len(costs)))
     code, out, _ = run(capsys, "verify", "--only", "expected.gibbs*", "--seeds", "1")
-    assert code == 1 and "fell: expected.gibbs-weights-are-optimal" in out and "1 fell" in out
+    assert code == 1 and "failed: expected.gibbs-weights-are-optimal" in out and "1 failed" in out
 
 
-def test_claim_that_raises_is_fallen(capsys, monkeypatch):
-    """An exception inside a check counts as a fall and the others still run."""
+def test_claim_that_raises_fails(capsys, monkeypatch):
+    """An exception inside a check counts as failure, and the other claims are still run."""
     monkeypatch.delattr(circle.circle, "circle_plan")
     code, out, _ = run(capsys, "verify", "--only", "*marginals", "--seeds", "1")
     assert code == 1 and "AttributeError" in out and "4 claims: 3 hold" in out
@@ -81,7 +82,8 @@ def test_json_holds_what_was_measured(capsys, tmp_path):
     found = json.loads(path.read_text(), parse_constant=pytest.fail)
     entry = {entry["id"]: entry for entry in found["claims"]}["line.few-entries"]
     assert entry["verdict"] == "holds" and entry["residual"] <= entry["tolerance"] and entry["runs"] == 11
-    assert entry["companions"] == [{"dropped": "the absence of ties", "residual": 2.0, "at_least": 1}]
+    assert entry["statement"].startswith("Without ties") and entry["measured"].startswith("number of entries")
+    assert entry["companions"] == [{"dropped": "distinct values", "residual": 2.0, "at_least": 1}]
     assert found["environment"]["espref"] == espref.__version__ and len(found["problems"]) == 11
     assert os.listdir(tmp_path) == ["v.json"]
 
@@ -89,7 +91,7 @@ def test_json_holds_what_was_measured(capsys, tmp_path):
 def test_missing_extras_are_told(capsys, monkeypatch):
     """Claims that need a missing module are skipped with the pip line, real data too; that is no failure."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(verify, "find_spec", lambda name: None)
     code, out, _ = run(capsys, "verify", "--only", "sorted-is-optimal", "--seeds", "1")
     assert code == 0 and "skipped" in out and "real data skipped: pip install 'espref[verify]'" in out
     assert "1 skipped" in out and "8 synthetic problems" in out
@@ -107,7 +109,7 @@ def test_own_clouds(capsys, clouds):
 
 @pytest.mark.parametrize("shift", [0.0, 1e6])
 def test_own_units_do_not_matter(capsys, clouds, shift):
-    """Clouds far from the origin, or in tiny units, are moved and scaled first: rounding makes no claim fall."""
+    """Clouds far from the origin, or in tiny units, are moved and scaled first: no claim fails by rounding."""
     x, y = clouds
     np.save("x.npy", 1e-30 * (x + shift))
     np.save("z.npy", 1e-30 * (y + shift))
@@ -132,12 +134,12 @@ def _awkward(name, rng):
     ["nearly the same", "nearly the same, on the line", "far apart", "clusters", "on one line"],
 )
 def test_own_clouds_of_awkward_shapes(capsys, tmp_path, monkeypatch, name):
-    """No claim falls for the rounding of its own check, nor for that of an oracle."""
+    """No claim fails by the rounding errors of its own check, or of an oracle."""
     monkeypatch.chdir(tmp_path)
     for path, points in zip(("x.npy", "y.npy"), _awkward(name, np.random.default_rng(0)), strict=True):
         np.save(path, points)
     code, out, _ = run(capsys, "verify", "--source", "x.npy", "--target", "y.npy")
-    assert code == 0, [row for row in out.splitlines() if "fell" in row]
+    assert code == 0, [row for row in out.splitlines() if "failed" in row]
 
 
 @pytest.mark.parametrize(
@@ -220,11 +222,11 @@ def test_plan_with_lebedev_weights(capsys, clouds):
 
 def test_plan_leaves_large_oracles_out(capsys, clouds, monkeypatch):
     """Beyond a number of pairs, and without POT, exact and entropic transport are left out with a line that says so."""
-    monkeypatch.setattr(cli, "MOST_PAIRS", 100)
+    monkeypatch.setattr(plan, "MOST_PAIRS", 100)
     code, out, _ = run(capsys, "plan", "x.csv", "y.npy", "-o", "p.npz")
     assert code == 0 and "left out beyond 1e+02 pairs" in out and "exact transport" not in out
-    monkeypatch.setattr(cli, "MOST_PAIRS", 10_000)
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(plan, "MOST_PAIRS", 10_000)
+    monkeypatch.setattr(plan, "find_spec", lambda name: None)
     code, out, _ = run(capsys, "plan", "x.csv", "y.npy", "-o", "p.npz")
     assert code == 0 and "pip install 'espref[verify]'" in out
 
@@ -248,6 +250,16 @@ def test_bench_writes_its_rows(capsys, tmp_path, monkeypatch):
     rows[0]["ok"] = False
     code, out, _ = run(capsys, "bench", "plans", "--json", str(path))
     assert code == 1 and "missed" in out
+
+
+def test_every_suite_says_what_it_measures():
+    """The description of a suite is the docstring of its module, also of one that is registered from elsewhere."""
+    names = (*benchmarks.SPEED, *benchmarks.TRUST, "transformers")
+    assert [benchmarks.about(name).split()[0] for name in names[:2]] == ["Expected", "Attention"]
+    assert all("." in benchmarks.about(name) for name in names) and set(benchmarks.REGISTERED) == {"transformers"}
+    assert benchmarks.about("transformers").startswith("Training")
+    with pytest.raises(ValueError, match="suite: expected one of plans"):
+        benchmarks.about("no-such-suite")
 
 
 def test_interrupt(tmp_path):

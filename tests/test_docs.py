@@ -1,16 +1,20 @@
-"""The site's sources, checked without building it: what they name must exist."""
+"""The sources of the site, checked without building it: what they refer to must exist."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import espref
 import espref.claims
+import espref.train.claims  # the claims about training
+from espref.benchmarks.records import committed
 from espref.citation import bibliography
 from espref.claims.ledger import LEDGER
 
@@ -19,6 +23,16 @@ TUTORIALS = sorted((ROOT / "tutorials").glob("[0-9]*.md"))
 PAGES = [*TUTORIALS, *(ROOT / "tutorials").glob("index.md"), *(ROOT / "docs").glob("*.md")]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 tutorials = pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+
+
+def cells(page: Path) -> list[str]:
+    """The code cells of a tutorial, with their metadata."""
+    return re.findall(r"^```\{code-cell\} ipython3\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def code(cell: str) -> str:
+    """A cell without its metadata."""
+    return re.sub(r"\A(---\n.*?^---\n|(:[^\n]*\n)+)", "", cell, flags=re.DOTALL | re.MULTILINE)
 
 
 @pages
@@ -38,7 +52,7 @@ def test_citations_exist(page: Path) -> None:
 
 @pages
 def test_documents_exist(page: Path) -> None:
-    """Every page that is linked is there."""
+    """Every page that is linked exists."""
     for target in re.findall(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`", page.read_text()):
         base = "tutorials" if page.parent.name == "tutorials" else ""
         path = os.path.normpath(target.removeprefix("/") if target.startswith("/") else f"{base}/{target}").lstrip("/")
@@ -48,7 +62,7 @@ def test_documents_exist(page: Path) -> None:
 
 @tutorials
 def test_tutorial_has_its_parts(page: Path) -> None:
-    """Header, title, house style, a check, an exercise with its solution, a described figure, an end."""
+    """Header, title, figure style, a check, an exercise with its solution, a figure with its description, a summary."""
     text = page.read_text()
     assert text.startswith("---\njupytext:\n") and "kernelspec:" in text
     assert re.search(r"^# \d+\. ", text, re.MULTILINE), "title with the number of the tutorial"
@@ -63,19 +77,49 @@ def test_tutorial_has_its_parts(page: Path) -> None:
 
 @tutorials
 def test_tutorial_names_a_claim(page: Path) -> None:
-    """A tutorial rests on the ledger."""
+    """Every tutorial refers to the ledger."""
     assert "{claim}`" in page.read_text()
 
 
 @tutorials
 def test_markdown_output_is_parsed(page: Path) -> None:
-    """A cell that shows Markdown has it read as MyST: the site's default reader knows no tables."""
-    for cell in re.findall(r"^```\{code-cell\}.*?^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+    """Markdown that a cell outputs is read as MyST, because the default reader of the site cannot read tables."""
+    for cell in cells(page):
         assert "\nMarkdown(" not in cell or "markdown_format: myst" in cell
 
 
+@tutorials
+def test_code_is_narrow(page: Path) -> None:
+    """Code fits the column of text on the site: at most 76 characters."""
+    assert [line for cell in cells(page) for line in code(cell).splitlines() if len(line) > 76] == []
+
+
+@tutorials
+def test_records_are_committed(page: Path) -> None:
+    """Every record that a tutorial reads is in docs/records; without it the cell would be empty on the site."""
+    for pattern in re.findall(r"committed\(\"([^\"]+)\"\)", page.read_text()):
+        assert committed(pattern), pattern
+
+
+@tutorials
+def test_notebooks_are_plain_markdown(page: Path) -> None:
+    """The notebook offered for download contains no markup that only Sphinx can read."""
+    for package in ("sphinx", "jupytext", "nbformat"):
+        pytest.importorskip(package)
+    sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+    try:
+        notebooks = importlib.import_module("notebooks")
+    finally:
+        sys.path.pop(0)
+    labels = dict.fromkeys(notebooks.LABELLED.findall(page.read_text()), 1)
+    for cell in notebooks.jupytext.read(page).cells:
+        if cell.cell_type == "markdown":
+            markdown = notebooks.resolve(cell.source, labels)
+            assert not re.search(r"\{[a-z:]+\}`|^(:::|```)\{", markdown, re.MULTILINE), markdown
+
+
 def test_labels_are_unique() -> None:
-    """Labels of equations, figures and exercises are global on the site."""
+    """Labels of equations, figures and exercises are unique on the whole site."""
     text = "\n".join(page.read_text() for page in PAGES)
     labels = re.findall(r"\$\$ \(([\w-]+)\)$|^:label: ([\w-]+)$|^    name: ([\w-]+)$", text, re.MULTILINE)
     flat = ["".join(label) for label in labels]
@@ -83,14 +127,14 @@ def test_labels_are_unique() -> None:
 
 
 def test_public_names_are_documented() -> None:
-    """Every public name has a docstring; the API pages are made from them."""
+    """Every public name has a docstring, from which the API pages are made."""
     for name in espref.__all__:
         thing = getattr(espref, name)
         assert name == "__version__" or inspect.getdoc(thing), name
 
 
 def test_docstrings_cite_known_keys() -> None:
-    """What stands under "References" in a docstring names keys of the bibliography."""
+    """Docstrings cite keys of the bibliography under "References"."""
     known = set(bibliography())
     for name in espref.__all__:
         references = re.split(r"References\s*\n\s*-+\n", inspect.getdoc(getattr(espref, name)) or "")[1:]

@@ -59,7 +59,7 @@ def test_gibbs_is_always_a_probability(costs: list[float], beta: float, zeros: i
     prior = open_slices / open_slices.sum()
     weights = gibbs_weights(costs, beta, prior)
     assert (weights >= 0).all() and not weights[~open_slices].any()
-    assert weights.sum() == pytest.approx(1, abs=4e-15)  # 16 roundings
+    assert weights.sum() == pytest.approx(1, abs=1e-15)
     order = np.argsort(costs)
     assert (np.diff(weights[order][open_slices[order]]) <= 0).all()
 
@@ -106,14 +106,18 @@ def test_expected_plan(p: float, ties: str, problem: Problem, beta: float) -> No
     plans = sliced_plans(x, y, directions, a, b, ties=ties)
     costs = np.array([oracles.cost(plan, x, y, p) for plan in plans])
     np.testing.assert_allclose(result.costs, costs, rtol=1e-12)
-    np.testing.assert_allclose(result.weights, gibbs_weights(result.costs, beta), rtol=1e-14)
+    rounding = 1e-14 + 1e-15 * beta * costs.max()  # of the costs, magnified by beta
+    if rounding < 1e-3:
+        np.testing.assert_allclose(result.weights, gibbs_weights(result.costs, beta), rtol=rounding)
+    else:
+        assert costs[result.weights > 0].max() <= costs.min() * (1 + 1e-13) + 750 / beta
     np.testing.assert_allclose(result.plan.toarray(), dense_mean(result.weights, plans), rtol=1e-14, atol=1e-16)
     assert result.cost == pytest.approx(oracles.cost(result.plan, x, y, p), rel=1e-12)
     assert result.plan.data.min() > 0
     assert len(set(zip(result.plan.row.tolist(), result.plan.col.tolist(), strict=True))) == result.plan.nnz
     n, m = len(x), len(y)
-    np.testing.assert_allclose(result.plan.sum(axis=1), np.full(n, 1 / n) if a is None else a, rtol=0, atol=4e-15)
-    np.testing.assert_allclose(result.plan.sum(axis=0), np.full(m, 1 / m) if b is None else b, rtol=0, atol=4e-15)
+    np.testing.assert_allclose(result.plan.sum(axis=1), np.full(n, 1 / n) if a is None else a, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(result.plan.sum(axis=0), np.full(m, 1 / m) if b is None else b, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("light", [0.0, 1e-300, 0.4 * 2.0**-62])
@@ -138,8 +142,8 @@ def test_large_marginals(weighted: bool) -> None:
     )
     x, y = rng.standard_normal((n, 2)), rng.standard_normal((m, 2))
     plan = expected_sliced_plan(x, y, np.eye(2), a, b, beta=0.1).plan
-    assert np.abs(np.bincount(plan.row, plan.data, minlength=n) - a).max() < 1e-15
-    assert np.abs(np.bincount(plan.col, plan.data, minlength=m) - b).max() < 1e-15
+    np.testing.assert_allclose(np.bincount(plan.row, plan.data, minlength=n), a, rtol=1e-13)
+    np.testing.assert_allclose(np.bincount(plan.col, plan.data, minlength=m), b, rtol=1e-13)
     assert abs(math.fsum(plan.data) - 1) < 1e-14
 
 
@@ -154,11 +158,13 @@ def test_uniform_marginals_bit_for_bit() -> None:
 @pytest.mark.parametrize("ties", ["split", "first"])
 @given(problem=problems(scales=SCALES))
 def test_min_sliced_plan(ties: str, problem: Problem) -> None:
-    """The lifted plan of the first direction of least cost, with its cost and weight 1."""
+    """The lifted plan of a direction of least cost, the first within rounding, with its cost and weight 1."""
     x, y, a, b, directions = problem
     result = min_sliced_plan(x, y, directions, a, b, ties=ties)
     costs = slice_costs(x, y, directions, a, b, ties=ties)
-    best = int(costs.argmin())
+    best = int(result.weights.argmax())
+    assert costs[best] <= costs.min() * (1 + 1e-13)
+    assert (costs[:best] > costs.min()).all()
     np.testing.assert_array_equal(result.costs, costs)
     np.testing.assert_array_equal(result.weights, np.eye(len(directions))[best])
     assert result.cost == costs[best]
@@ -302,28 +308,3 @@ def test_the_mean_is_the_default() -> None:
     x, y, directions = np.random.default_rng(0).normal(size=(3, 6, 2))
     plain = est_distance(x, y, directions)
     assert plain == est_distance(x, y, directions, beta=0.0) > est_distance(x, y, directions, beta=1.0)
-
-
-@pytest.mark.parametrize("p", [1, 2])
-@pytest.mark.parametrize("ties", ["split", "first"])
-def test_distance_with_ties_and_prior(ties: str, p: float) -> None:
-    """EST^p is the cost of the expected plan with the same ties and the same prior."""
-    rng = np.random.default_rng(3)
-    x, y = rng.integers(0, 3, (9, 2)).astype(float), rng.integers(0, 3, (7, 2)) + 0.5
-    directions, prior = [[1, 0], [0, 1], [1, 1]], [0.5, 0.125, 0.375]
-    for beta in (0.0, 0.8):
-        plan = expected_sliced_plan(x, y, directions, beta=beta, p=p, ties=ties, prior=prior)
-        distance = est_distance(x, y, directions, beta=beta, p=p, ties=ties, prior=prior)
-        assert distance**p == pytest.approx(plan.cost, rel=1e-13)
-    other = {"split": "first", "first": "split"}[ties]
-    assert abs(distance - est_distance(x, y, directions, beta=beta, p=p, ties=other, prior=prior)) > 1e-6
-    assert abs(distance - est_distance(x, y, directions, beta=beta, p=p, ties=ties)) > 1e-6
-
-
-@given(problem=problems(scales=(1.0, 3.7)), counts=st.lists(st.integers(1, 3), min_size=6, max_size=6))
-def test_prior_counts_directions(problem: Problem, counts: list[int]) -> None:
-    """A prior in proportion to k_l is the direction l given k_l times."""
-    x, y, a, b, directions = problem
-    times = np.array(counts[: len(directions)])
-    many = est_distance(x, y, np.repeat(directions, times, axis=0), a, b, beta=0.4)
-    assert est_distance(x, y, directions, a, b, beta=0.4, prior=times / times.sum()) == pytest.approx(many, rel=1e-12)

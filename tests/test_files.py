@@ -64,9 +64,9 @@ def test_bad_csv(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((0, 2)), "expected one point a row, shape (n, d) with n, d >= 1, got shape (0, 2)"),
-        (np.zeros((2, 2, 2)), "expected one point a row, shape (n, d) with n, d >= 1, got shape (2, 2, 2)"),
-        (np.float64(1), "expected one point a row, shape (n, d) with n, d >= 1, got shape ()"),
+        (np.zeros((0, 2)), "expected one row per point, shape (n, d) with n, d >= 1, got shape (0, 2)"),
+        (np.zeros((2, 2, 2)), "expected one row per point, shape (n, d) with n, d >= 1, got shape (2, 2, 2)"),
+        (np.float64(1), "expected one row per point, shape (n, d) with n, d >= 1, got shape ()"),
         (np.array([[1.0, 2], [3, np.nan]]), "row 2: expected finite numbers, got nan"),
         (np.array([[1j]]), "expected an array of real numbers, got complex128"),
         (np.array([["a"]]), "expected an array of real numbers, got <U1"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 from strategies import Problem, problems
 
-from espref import lift, line, marginal_defect, slice_costs, sliced_plans, transport_cost
+from espref import _ties, est_distance, lift, line, marginal_defect, slice_costs, sliced_plans, transport_cost
 from espref.lift import project
 
 POWERS = (1, 1.5, 2, 3)
@@ -96,7 +96,7 @@ def test_no_plan_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("a plan was built")
 
-    for module, name in ((lift, "coo_array"), (lift, "split_ties"), (line, "coo_array"), (line, "split_ties")):
+    for module, name in ((lift, "coo_array"), (lift, "sparse_plan"), (line, "sparse_plan"), (_ties, "split_ties")):
         monkeypatch.setattr(module, name, fail)
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 3, (40, 2)), rng.integers(0, 3, (30, 2))
@@ -215,16 +215,22 @@ def test_costs_beyond_the_square(scale: float) -> None:
 
 
 def test_overflowing_costs_are_refused() -> None:
-    """A cost beyond the floats is an error, never inf or nan; an underflowing one is 0."""
+    """A cost beyond the floats, or below them, is an error, never inf, nan or 0; the distance itself is right."""
     for x, y, p in (([[1e200]], [[-1e200]], 2), ([[1e308]], [[-1e308]], 1), ([[3.0]], [[0.0]], 1e308)):
         for args in ((x, y), (x * 2, y * 2)):  # alone, and tied
             with pytest.raises(ValueError, match=r"^x, y: .*overflow; rescale"):
                 slice_costs(*args, [[1.0]], p=p)
             with pytest.raises(ValueError, match=r"^x, y: .*overflow; rescale"):
                 transport_cost(np.full((len(args[0]), len(args[1])), 1.0), *args, p=p)
-    assert slice_costs([[0.5]], [[0.0]], [[1.0]], p=1e308) == [0]
-    assert slice_costs([[0.6, 0.6]], [[0.0, 0.0]], [[1.0, 0]], p=1e5) == [0]
-    assert slice_costs([[1e-200]], [[0.0]], [[1.0]]) == [0]
+    for x, p in (([0.5], 1e308), ([0.6, 0.6], 1e5), ([1e-200], 2)):
+        clouds = [x], [np.zeros(len(x))], np.eye(1, len(x))
+        for args in (clouds, (clouds[0] * 2, clouds[1] * 2, clouds[2])):  # alone, and tied
+            with pytest.raises(ValueError, match=r"^x, y: .*underflow; rescale"):
+                slice_costs(*args, p=p)
+            with pytest.raises(ValueError, match=r"^x, y: .*underflow; rescale"):
+                transport_cost(np.full((len(args[0]), len(args[1])), 1.0), *args[:2], p=p)
+            assert est_distance(*args, p=p) == pytest.approx(np.linalg.norm(x), rel=1e-12)
+    assert slice_costs([[2.0]], [[2.0]], [[1.0]], p=1e308) == [0]
 
 
 @pytest.mark.parametrize("p", POWERS)

@@ -16,8 +16,9 @@ from scipy.stats import wasserstein_distance
 from strategies import Problem, line_problems
 
 from espref import est_distance, line_cost, line_plan, transport_cost
+from espref._quanta import balanced_total, quantise, reconcile
 from espref._ties import MAX_ENTRIES
-from espref.line import QUANTA, monotone_pieces
+from espref.line import monotone_pieces
 
 
 def marginals(plan):
@@ -165,13 +166,61 @@ def test_signed_zero_and_denormals() -> None:
     np.testing.assert_array_equal(line_plan([1e-323, 5e-324], [1.0, 2.0]).toarray(), [[0, 0.5], [0.5, 0]])
 
 
-@pytest.mark.parametrize("light", [0.0, 5e-324, 1e-300, 0.3 / QUANTA, 1.6 / QUANTA])
-def test_nearly_weightless_points(light: float) -> None:
-    """A weight below one quantum is no weight: the others share the mass as if the point were not there."""
+@pytest.mark.parametrize("light", [0.0, 1e-300, 1e-40, 6e-20, 3e-19, 1e-15])
+def test_light_points_keep_their_mass(light: float) -> None:
+    """Every row and column sums to its point's weight, to rounding relative to that weight; zero weights take no part."""
     plan = line_plan([0.0, 1.0], [3.0, 5.0], [light, 1.0]).toarray()
-    np.testing.assert_allclose(plan, [[light, 0], [0.5, 0.5]], rtol=0, atol=1e-18)
-    rows, _ = marginals(line_plan([0.0, 0.0, 1.0], [3.0, 5.0, 5.0], [light, 0.5, 0.5], [0.25, light, 0.75]))
-    np.testing.assert_allclose(rows, [0, 0.5, 0.5], rtol=0, atol=1e-18)
+    np.testing.assert_allclose(plan, [[light, 0], [0.5, 0.5]], rtol=1e-13, atol=0)
+    rows, cols = marginals(line_plan([0.0, 0.0, 1.0], [3.0, 5.0, 5.0], [light, 0.5, 0.5], [0.25, light, 0.75]))
+    np.testing.assert_allclose(rows, [light, 0.5, 0.5], rtol=1e-13, atol=0)
+    np.testing.assert_allclose(cols, [0.25, light, 0.75], rtol=1e-13, atol=0)
+
+
+def test_a_light_point_far_away_counts() -> None:
+    """(0, 1e12) with weights (1, w) against 0: the cost is 1e24 w, however small w is."""
+    for light in (1e-15, 1e-18, 1e-19, 1e-40):
+        assert line_cost([0.0, 1e12], [0.0], [1.0, light]) == pytest.approx(1e24 * light, rel=1e-12)
+
+
+@given(problem=line_problems(), seed=st.integers(0, 99), p=st.sampled_from([1, 2, 10, 150]))
+def test_equal_measures_are_at_distance_zero(problem: Problem, seed: int, p: float) -> None:
+    """A measure against itself costs exactly 0, its points renumbered, merged where equal, or split."""
+    rng, u = np.random.default_rng(seed), problem.x[:, 0]
+    weights = np.full(len(u), 1 / len(u)) if problem.a is None else problem.a
+    order = rng.permutation(len(u))
+    assert line_cost(u, u[order], weights, weights[order], p=p) == 0
+    values, place = np.unique(u, return_inverse=True)
+    merged = np.bincount(place.ravel(), weights)
+    assert line_cost(u, values, weights, merged, p=p) == 0
+    share = rng.uniform(0.2, 0.8, size=len(u))
+    split = np.concatenate([share * weights, (1 - share) * weights])
+    assert line_cost(np.concatenate([u, u]), u, split / split.sum(), weights, p=p) == 0
+
+
+@pytest.mark.parametrize("n", [10, 1000, 20_000])
+def test_a_cloud_against_its_counts(n: int) -> None:
+    """n points on few values, each of weight 1/n, against the distinct values with counts / n: distance 0."""
+    u = np.random.default_rng(n).integers(0, 7, size=n).astype(float)
+    values, counts = np.unique(u, return_counts=True)
+    plan = line_plan(u, values, b=counts / n)
+    assert (u[plan.row] == values[plan.col]).all()
+    np.testing.assert_allclose(marginals(plan)[1], counts / n, rtol=1e-12)
+
+
+@pytest.mark.parametrize("n", [10, 1000])
+def test_reconciling_moves_rounding_only(n: int) -> None:
+    """Ends that agree within rounding become equal; every weight moves by rounding, and the total not at all."""
+    rng = np.random.default_rng(n)
+    a = rng.dirichlet(np.ones(n))
+    b = a * (1 + 1e-16 * rng.choice([-1, 0, 1], size=n))
+    quanta = quantise(a, b)
+    source, target = (balanced_total(side, quanta.total) for side in (quanta.source, quanta.target))
+    moved = reconcile(source, target, quanta.slack)
+    assert int(moved.sum()) == quanta.total and (moved == source).all()
+    other = rng.dirichlet(np.ones(n))  # nothing agrees: nothing is moved
+    quanta = quantise(a, other)
+    source, target = (balanced_total(side, quanta.total) for side in (quanta.source, quanta.target))
+    assert (reconcile(source, target, quanta.slack) == target).all()
 
 
 def test_too_many_ties_are_refused_at_once() -> None:

@@ -121,7 +121,7 @@ def test_squared_cost(n: int, m: int, sort: str) -> None:
         costs = expected_soft_plan(q, k, np.eye(5), tau, sort=sort).costs
         for axis, cost in enumerate(costs):
             pair = factored_sort(q[:, axis], tau, sort), factored_sort(k[:, axis], tau, sort)
-            assert planfree._squared_cost(*pair, ranks, q.T, k.T) == pytest.approx(cost, rel=1e-12)
+            assert planfree._squared_cost(*pair, ranks, q.T, k.T, np.zeros(5)) == pytest.approx(cost, rel=1e-12)
 
 
 def test_cost_far_from_the_origin() -> None:

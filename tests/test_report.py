@@ -42,24 +42,24 @@ def test_table_shows_residual_and_tolerance(outcomes):
     text = text_of(report.chapter_table("line", outcomes[:1]))
     row, companion = (line for line in text.splitlines() if "few-entries" in line or "without" in line)
     assert re.split(r"\s{2,}", row.strip())[:4] == ["few-entries", "0", "≤ 0", "holds"]
-    assert re.split(r"\s{2,}", companion.strip())[:4] == ["without the absence of ties", "2", "≥ 1", "falls"]
+    assert re.split(r"\s{2,}", companion.strip())[:4] == ["without distinct values", "2", "≥ 1", "fails"]
 
 
 def test_markup_in_notes_is_text(outcomes):
-    """What an error message says is shown as it is, brackets included."""
+    """An error message is shown as it is, brackets included."""
     strange = "ValueError: [bold]x[/bold] [/]"
-    fallen = outcomes[0]._replace(verdict="error", residual=math.nan, note=strange)
-    assert strange in text_of(report.chapter_table("line", [fallen]))
-    assert strange in text_of(*report.closing([fallen], PROBLEMS, 1.0, ""))
+    failed = outcomes[0]._replace(verdict="error", residual=math.nan, note=strange)
+    assert strange in text_of(report.chapter_table("line", [failed]))
+    assert strange in text_of(*report.closing([failed], PROBLEMS, 1.0, ""))
 
 
 def test_closing_counts_verdicts(outcomes):
-    """Holding, refuted, fallen and skipped claims are counted apart, and the fallen are named."""
-    fallen = outcomes[2]._replace(verdict="fails", residual=1.0, note="worst on somewhere")
+    """Claims that hold, are refuted, failed and were skipped are counted apart, and those that failed are named."""
+    failed = outcomes[2]._replace(verdict="fails", residual=1.0, note="worst on somewhere")
     skipped = outcomes[3]._replace(verdict="skipped", residual=math.nan, companions=(), note="pip install ...")
-    text = text_of(*report.closing([*outcomes[:2], fallen, skipped], PROBLEMS, 2.0, "a remark"))
-    assert "4 claims: 1 hold, 1 are refuted as stated, 1 fell, 1 skipped, in 2 s, on 3 synthetic, 3 real" in text
-    assert "fell: expected.marginals: 1 against 1e-14, worst on somewhere" in text and "a remark" in text
+    text = text_of(*report.closing([*outcomes[:2], failed, skipped], PROBLEMS, 2.0, "a remark"))
+    assert "4 claims: 1 hold, 1 are refuted as stated, 1 failed, 1 skipped, in 2 s, on 3 synthetic, 3 real" in text
+    assert "failed: expected.marginals: 1 against 1e-14, worst on somewhere" in text and "a remark" in text
 
 
 def test_json_keeps_every_digit(outcomes):
@@ -100,6 +100,7 @@ def test_page_is_self_contained(outcomes):
     rows = [attrs["id"] for tag, attrs in found.tags if tag == "tr" and "id" in attrs]
     images = [attrs for tag, attrs in found.tags if tag == "img"]
     assert rows == list(NAMES) and len(images) == 4
+    assert "".join(found.text).count("Measured as: ") == len(NAMES)
     assert all(image["src"].startswith("data:image/png;base64,") and image["alt"] for image in images)
     assert not any(tag in ("script", "link", "iframe") for tag, _ in found.tags)
     assert not any({"src", "href", "srcset"} & set(attrs) for tag, attrs in found.tags if tag != "img")
@@ -121,7 +122,7 @@ def test_page_escapes_what_comes_from_outside(outcomes):
 def test_formulas_become_mathml(name):
     """Every formula of the ledger is translated whole: well-formed MathML without a trace of LaTeX."""
     entry = LEDGER[name]
-    for text in (entry.statement, entry.proof, *(companion.dropped for companion in entry.companions)):
+    for text in (entry.statement, entry.measured, entry.proof, *(companion.dropped for companion in entry.companions)):
         for formula in re.findall(r"<math.*?</math>", page.prose(text), flags=re.S):
             symbols = "".join(ElementTree.fromstring(formula).itertext())
             assert "\\" not in symbols and "merror" not in formula

@@ -1,11 +1,11 @@
 """API pages: every public name of a chapter, from its docstring.
 
-Pages ``api/<chapter>.md`` are written before Sphinx reads, one for each module that a name of ``espref.__all__`` comes
-from, and one for each of the modules with an extra of their own. ``{api-chapter}`` documents a module and its public
-names, so none can be forgotten; one without docstring is a warning, and fails the build. ``{api-index}`` lists all.
+The pages ``api/<chapter>.md`` are written before Sphinx reads its sources: one for each module that defines a name of
+``espref.__all__``, and one for each module that needs an extra. ``{api-chapter}`` documents a module and all its public
+names; a name without a docstring is a warning, and warnings fail the build. ``{api-index}`` lists all names.
 
-Docstrings write mathematics as $...$ and $$...$$ and cite bib keys by their bare name; both are turned here into what
-Sphinx reads.
+Docstrings write mathematics as $...$ and $$...$$ and cite keys of the bibliography by their bare name; both are
+translated here into reStructuredText.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from espref.chapters import in_order, title
 
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
-#: Modules whose names are not among espref's own, because they need an extra.
+#: Modules whose names are not in ``espref.__all__``, because they need an extra.
 EXTRA = ("espref.solvers", "espref.nn")
 BIB_KEY = re.compile(
     r"(?<![\w`])("
@@ -46,7 +46,7 @@ def _display(match: re.Match[str]) -> str:
 
 
 def to_rst(text: str) -> str:
-    """Docstring to reStructuredText: mathematics and citations. Code literals are left alone."""
+    """A docstring with mathematics and citations translated to reStructuredText, and code literals left alone."""
     text = DISPLAY.sub(_display, text)
     parts = re.split(r"(``.+?``|^\s*>>>.*$|^\s*\.\.\. .*$)", text, flags=re.MULTILINE)
     for place in range(0, len(parts), 2):
@@ -58,27 +58,27 @@ def to_rst(text: str) -> str:
 
 
 def field_comment(name: str) -> str:
-    """What the source says beside a field of a NamedTuple; Python's own text says only which number it has."""
+    """The comment beside a field of a NamedTuple in the source; Python's own docstring only gives its number."""
     path, field = name.rsplit(".", 1)
     module, cls = path.rsplit(".", 1)
-    found = re.search(
-        rf"^\s+{field}:[^#\n]*#\s*(.+)$", inspect.getsource(getattr(importlib.import_module(module), cls)), re.M
-    )
-    return found[1] if found else ""
+    source = inspect.getsource(getattr(importlib.import_module(module), cls))
+    comment = re.search(rf"^\s+{field}:[^#\n]*#\s*(.+)$", source, re.M)
+    return comment[1] if comment else ""
 
 
 def process(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Translate a docstring in place, and warn if there is none."""
     if what in ("attribute", "property") and lines and lines[0].startswith("Alias for field number"):
         lines[:] = [field_comment(name)]
     if not any(line.strip() for line in lines):
-        if what == "method":  # such as an override of a documented method: left out
+        if what == "method":  # an override of a documented method, for example
             return
         logger.warning("no docstring: %s", name)
     lines[:] = to_rst("\n".join(lines)).splitlines() + [""]
 
 
 def _own(module: Any) -> list[str]:
-    """Functions and classes that a module defines and does not hide."""
+    """The functions and classes defined in a module whose names do not begin with an underscore."""
     return [
         name
         for name, thing in vars(module).items()
@@ -87,17 +87,17 @@ def _own(module: Any) -> list[str]:
 
 
 def names_of(module: str) -> dict[str, Any]:
-    """Public names that belong on the page of ``module``, in order: full name -> object."""
+    """The public names on the page of ``module``, in order: full name -> object."""
     if module in EXTRA:
         namespace = importlib.import_module(module)
-        found: dict[str, Any] = {}
+        names: dict[str, Any] = {}
         for name in getattr(namespace, "__all__", _own(namespace)):
             thing = getattr(namespace, name)
             if inspect.ismodule(thing):  # a public submodule: its own names
-                found |= {f"{module}.{name}.{inner}": getattr(thing, inner) for inner in _own(thing)}
+                names |= {f"{module}.{name}.{inner}": getattr(thing, inner) for inner in _own(thing)}
             elif callable(thing):
-                found[f"{module}.{name}"] = thing
-        return found
+                names[f"{module}.{name}"] = thing
+        return names
     return {
         f"espref.{name}": getattr(espref, name)
         for name in espref.__all__
@@ -106,19 +106,19 @@ def names_of(module: str) -> dict[str, Any]:
 
 
 def modules() -> list[str]:
-    """Modules that have a page, in the order of the mathematics."""
-    found = {getattr(getattr(espref, name), "__module__", "") for name in espref.__all__ if name != "__version__"}
-    found |= {module for module in EXTRA if getattr(importlib.util.find_spec(module), "origin", None)}
-    return [f"espref.{chapter}" for chapter in in_order({module.removeprefix("espref.") for module in found})]
+    """The modules that have a page, in the order of the mathematics."""
+    pages = {getattr(getattr(espref, name), "__module__", "") for name in espref.__all__ if name != "__version__"}
+    pages |= {module for module in EXTRA if getattr(importlib.util.find_spec(module), "origin", None)}
+    return [f"espref.{chapter}" for chapter in in_order({module.removeprefix("espref.") for module in pages})]
 
 
 def write_pages(app: Sphinx) -> None:
-    """One page a module, below docs/api/."""
+    """Write docs/api/<chapter>.md for each module."""
     folder = Path(app.srcdir) / "api"
     wanted = {}
     for module in modules():
         chapter = module.removeprefix("espref.")
-        wanted[folder / f"{chapter}.md"] = f"# {title(chapter)}\n\n```{{api-chapter}} {module}\n```\n"
+        wanted[folder / f"{chapter}.md"] = f"# {title(chapter)} (API)\n\n```{{api-chapter}} {module}\n```\n"
     for old in set(folder.glob("*.md")) - set(wanted) - {folder / "index.md"}:
         old.unlink()
     for page, text in wanted.items():
@@ -136,18 +136,18 @@ def tutorials_that_use(names: list[str]) -> dict[str, list[str]]:
 
 
 class ApiChapter(SphinxDirective):
-    """``{api-chapter} MODULE``: the module's docstring, then its public names."""
+    """``{api-chapter} MODULE``: the docstring of a module, then its public names."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
         module = self.arguments[0]
-        found = names_of(module)
-        used = tutorials_that_use(list(found))
+        names = names_of(module)
+        used = tutorials_that_use(list(names))
         lines = [f".. automodule:: {module}", ""]
-        introduced, first = [module], [thing.__module__ for thing in found.values()]
-        for name, thing in sorted(found.items(), key=lambda item: first.index(item[1].__module__)):
+        introduced, first = [module], [thing.__module__ for thing in names.values()]
+        for name, thing in sorted(names.items(), key=lambda item: first.index(item[1].__module__)):
             if thing.__module__ not in introduced:
                 introduced.append(thing.__module__)
                 lines += [f".. automodule:: {thing.__module__}", ""]
@@ -168,15 +168,17 @@ class ApiChapter(SphinxDirective):
 
 
 class ApiIndex(SphinxDirective):
-    """``{api-index}``: a table of all public names, and the table of contents of the pages."""
+    """``{api-index}``: a table of all public names, and the table of contents of the API pages."""
 
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
         rows = ["| chapter | names |", "|---|---|"]
+        pages = []
         for module in modules():
+            chapter = module.removeprefix("espref.")
             names = ", ".join(f"{{py:obj}}`~{name}`" for name in names_of(module))
-            rows.append(f"| [](/api/{module.removeprefix('espref.')}.md) | {names} |")
-        pages = [module.removeprefix("espref.") for module in modules()]
+            rows.append(f"| [{title(chapter)}](/api/{chapter}.md) | {names} |")
+            pages.append(f"{title(chapter)} <{chapter}>")
         lines = [*rows, "", "```{toctree}", ":hidden:", ":numbered: 1", "", *pages, "```"]
         holder = nodes.container()
         self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), self.content_offset, holder)

@@ -1,11 +1,11 @@
-"""The ledger as pages: every claim of espref.claims is run at each build and shown with the residual of that build.
+"""The ledger as pages: every build runs all claims of espref.claims and shows the residuals it measured.
 
-* Pages ``ledger/<chapter>.md`` are written before Sphinx reads, one a chapter that has claims.
+* The pages ``ledger/<chapter>.md`` are written before Sphinx reads its sources, one per chapter that has claims.
 * ``{ledger-chapter} line`` shows the claims of a chapter, each with the anchor ``claim-<id>``.
-* ``{ledger-summary}`` shows the counts of this build, and holds the table of contents of those pages.
-* ``{claim}`line.marginals``` links to a claim; a tutorial names with it the claims it rests on.
+* ``{ledger-summary}`` shows how many claims hold in this build, and contains the table of contents of those pages.
+* ``{claim}`line.marginals``` links to a claim; tutorials use it to name the claims they rely on.
 
-A fallen claim, an unknown identifier, and (with ``ledger_require_tutorial``) a claim that no tutorial names are
+A claim that fails, an unknown identifier, and (with ``ledger_require_tutorial``) a claim that no tutorial names are
 warnings, and warnings fail the build.
 """
 
@@ -36,7 +36,7 @@ from espref.claims.problems import real_problems, synthetic_problems
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
 #: sphinx-proof environment and name of each kind of claim.
-KINDS = {"theorem": "theorem", "refutation": "proposition", "measurement": "observation"}
+KINDS = {"theorem": "theorem", "property": "property", "refutation": "proposition", "measurement": "observation"}
 #: Chapters of several test files, and the one that is linked.
 TESTS = {"nn": "tests/nn/test_nn_claims.py", "train": "tests/train/test_loop.py"}
 #: Chapters whose code has no API page, and the file that is linked.
@@ -50,31 +50,36 @@ def anchor(identifier: str) -> str:
 
 
 def sentence(identifier: str) -> str:
-    """The readable part of an identifier."""
+    """The readable part of an identifier: "line.marginals-are-met" -> "marginals are met"."""
     return identifier.split(".", 1)[1].replace("-", " ")
 
 
 def chapters() -> list[str]:
-    """Chapters that have claims, in mathematical order."""
+    """The chapters that have claims, in mathematical order."""
     return in_order({entry.chapter for entry in LEDGER.values()})
+
+
+def statement(entry: Claim) -> str:
+    """What a claim says, and how it is measured."""
+    return f"{entry.statement}\n\n*Measured as:* {entry.measured}." if entry.measured else entry.statement
 
 
 def naming_tutorials() -> dict[str, list[str]]:
     """Claim -> the tutorials that name it."""
-    found = defaultdict(list)
+    tutorials = defaultdict(list)
     for page in sorted((ROOT / "tutorials").glob("[0-9]*.md")):
         for identifier in dict.fromkeys(NAMED.findall(page.read_text())):
-            found[identifier].append(page.stem)
-    return found
+            tutorials[identifier].append(page.stem)
+    return tutorials
 
 
 def run_ledger(app: Sphinx) -> None:
-    """Run all claims on the synthetic and the real problems, and warn of those that fell."""
+    """Run all claims on the synthetic and the real problems, and warn of those that fail."""
     problems = [*synthetic_problems(), *real_problems()]
     for outcome in run(LEDGER.values(), problems, app.config.ledger_seeds):
         OUTCOMES[outcome.claim.id] = outcome
         if not outcome.good:
-            logger.warning("claim %s fell: %s, %s", outcome.claim.id, outcome.residual, outcome.note)
+            logger.warning("claim %s fails: %s, %s", outcome.claim.id, outcome.residual, outcome.note)
     named = naming_tutorials()
     unnamed = [identifier for identifier in LEDGER if identifier not in named]
     if unnamed and app.config.ledger_require_tutorial:
@@ -82,10 +87,10 @@ def run_ledger(app: Sphinx) -> None:
 
 
 def write_pages(app: Sphinx) -> None:
-    """One page a chapter, below docs/ledger/."""
+    """Write docs/ledger/<chapter>.md for each chapter, and the pictures of the refutations."""
     folder = Path(app.srcdir) / "ledger"
     wanted = {
-        folder / f"{chapter}.md": f"# {title(chapter)}\n\n```{{ledger-chapter}} {chapter}\n```\n"
+        folder / f"{chapter}.md": f"# {title(chapter)} (claims)\n\n```{{ledger-chapter}} {chapter}\n```\n"
         for chapter in chapters()
     }
     for old in set(folder.glob("*.md")) - set(wanted) - {folder / "index.md"}:
@@ -103,7 +108,7 @@ def number(value: float) -> str:
 
 
 def measured(outcome: Outcome) -> str:
-    """One line: what this build measured."""
+    """What this build measured, one line, and one more for each companion."""
     entry = outcome.claim
     if outcome.verdict == "skipped":
         return f"**Not run in this build:** {outcome.note}"
@@ -111,14 +116,14 @@ def measured(outcome: Outcome) -> str:
     where = "one fixed example" if entry.on == "fixed" else f"worst of {outcome.runs}: {outcome.worst}"
     text = f"**This build:** {number(outcome.residual)} {sign} {number(entry.tolerance)} ({where})"
     if outcome.verdict not in ("holds", "refuted"):
-        text = f"**Fell in this build:** {number(outcome.residual)} against {number(entry.tolerance)}; {outcome.note}"
+        text = f"**Fails in this build:** {number(outcome.residual)} against {number(entry.tolerance)}; {outcome.note}"
     for companion, value in zip(entry.companions, outcome.companions, strict=False):
         text += f"\n\n**Without {companion.dropped}:** {number(value)} ≥ {number(companion.at_least)}"
     return text
 
 
 def body(check: Callable[..., float]) -> str:
-    """A check without its decorator and docstring, which the box shows in words."""
+    """The source of a check without its decorator and its docstring, which the box shows as text."""
     lines = textwrap.dedent(inspect.getsource(check)).splitlines()
     function = next(node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.FunctionDef))
     first = function.body[0]
@@ -139,18 +144,18 @@ def proof(entry: Claim) -> str:
 
 
 def links(entry: Claim, tutorials: list[str]) -> str:
-    """To the code, the check, the tests and the tutorials of a claim; a file that is missing fails the build."""
+    """Links to the code, the checks, the tests and the tutorials of a claim; a missing file fails the build."""
     code = CODE.get(entry.chapter)
     parts = [f"{{download}}`code </../{code}>`" if code else f"[code](/api/{entry.chapter}.md)"]
     checks = Path(inspect.getfile(entry.check)).relative_to(ROOT)
-    files = {"checks": checks, "tests": TESTS.get(entry.chapter, f"tests/test_{entry.chapter}.py")}
-    parts += [f"{{download}}`{name} </../{path}>`" for name, path in files.items()]
+    tests = TESTS.get(entry.chapter, f"tests/test_{entry.chapter}.py")
+    parts += [f"{{download}}`{name} </../{path}>`" for name, path in (("checks", checks), ("tests", tests))]
     parts += [f"[](/tutorials/{stem}.md)" for stem in tutorials]
     return " · ".join(parts)
 
 
 def drawn(entry: Claim) -> str:
-    """The picture of a claim that has one."""
+    """The picture of a claim, or nothing for a claim without one."""
     if entry.id not in pictures.PICTURES:
         return ""
     return (
@@ -159,14 +164,14 @@ def drawn(entry: Claim) -> str:
 
 
 def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
-    """One claim in MyST markup."""
+    """The box of one claim, in MyST markup."""
     return f"""
 ({anchor(entry.id)})=
 
 `````{{prf:{KINDS[entry.kind]}}} {"refuted: " * (entry.kind == "refutation")}{sentence(entry.id)}
 :label: box-{anchor(entry.id)}
 
-{entry.statement}
+{statement(entry)}
 
 {drawn(entry)}
 
@@ -184,7 +189,7 @@ def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
 
 
 class Generated(SphinxDirective):
-    """A directive whose content is MyST text written here."""
+    """A directive that writes MyST markup and lets Sphinx read it."""
 
     def parsed(self, text: str) -> list[nodes.Node]:
         holder = nodes.container()
@@ -194,6 +199,8 @@ class Generated(SphinxDirective):
 
 
 class LedgerChapter(Generated):
+    """``{ledger-chapter} CHAPTER``: the boxes of all claims of a chapter."""
+
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
@@ -204,22 +211,29 @@ class LedgerChapter(Generated):
 
 
 class LedgerSummary(Generated):
+    """``{ledger-summary}``: how many claims of each kind there are, how many hold in this build, and the time."""
+
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
         rows = []
         for chapter in chapters():
             outcomes = [o for o in OUTCOMES.values() if o.claim.chapter == chapter]
             kinds = [sum(o.claim.kind == kind for o in outcomes) for kind in KINDS]
-            stand = sum(o.good and o.verdict != "skipped" for o in outcomes)
+            good = sum(o.good and o.verdict != "skipped" for o in outcomes)
             seconds = f"{sum(o.seconds for o in outcomes):.1f}\N{NO-BREAK SPACE}s"
-            cells = [f"[](/ledger/{chapter}.md)", *map(str, kinds), f"{stand} of {len(outcomes)}", seconds]
+            link = f"[{title(chapter)}](/ledger/{chapter}.md)"
+            cells = [link, *map(str, kinds), f"{good} of {len(outcomes)}", seconds]
             rows.append(f"| {' | '.join(cells)} |")
-        head = "| chapter | theorems | refutations | measurements | stand in this build | time |\n" + "|---" * 6 + "|"
-        toctree = ["", "```{toctree}", ":hidden:", ":numbered: 1", "", *chapters(), "```"]
+        head = "| chapter | theorems | properties | refutations | measurements | hold in this build | time |\n"
+        head += "|---" * 7 + "|"
+        pages = [f"{title(chapter)} <{chapter}>" for chapter in chapters()]
+        toctree = ["", "```{toctree}", ":hidden:", ":numbered: 1", "", *pages, "```"]
         return self.parsed("\n".join([head, *rows, *toctree]))
 
 
 class ClaimRole(SphinxRole):
+    """``{claim}`ID```: a link to a claim; an unknown identifier is a warning."""
+
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         if self.text not in LEDGER:
             logger.warning("no claim %r in the ledger", self.text, location=self.get_location())

@@ -1,4 +1,4 @@
-"""Each tutorial as a Jupyter notebook with its outputs, beside its page: Sphinx roles resolved to plain Markdown."""
+"""Each tutorial as a Jupyter notebook with its outputs, for download: Sphinx roles are replaced by plain Markdown."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import jupytext
 import nbformat
 from sphinx.application import Sphinx
 
-#: Sphinx markup -> Markdown that Jupyter shows.
-RESOLVED = [
+#: Sphinx markup, and the Markdown that replaces it in Jupyter.
+REPLACEMENTS = [
     (r"\{claim\}`([^`]+)`", r"`\1`"),
     (r"\{(?:py:)?(?:func|class|meth|obj|mod|attr)\}`~?([^`]+)`", r"`\1`"),
     (r"\{(?:doc|ref|numref|prf:ref|term)\}`([^`<]+?)(?:\s*<[^`]*)?`", r"*\1*"),
@@ -26,35 +26,37 @@ LABELLED = re.compile(r"(?m)[ ]*\$\$[ ]*\(([\w-]+)\)$")
 
 
 def resolve(markdown: str, equations: dict[str, int]) -> str:
-    """One Markdown cell; ``equations`` numbers the labelled formulas of the notebook."""
+    """A Markdown cell without Sphinx markup; ``equations`` gives the number of each labelled formula."""
     markdown = LABELLED.sub(lambda m: rf" \tag{{{equations[m[1]]}}}$$", markdown)
     markdown = re.sub(r"\{eq\}`([^`]+)`", lambda m: f"({equations.get(m[1], m[1])})", markdown)
-    for pattern, replacement in RESOLVED:
+    for pattern, replacement in REPLACEMENTS:
         markdown = re.sub(pattern, replacement, markdown)
     return markdown
 
 
 def write_notebooks(app: Sphinx, error: Exception | None) -> None:
-    """Outputs come from the notebook that was executed for the page, text from the tutorial."""
+    """Write a notebook beside each page: text from the tutorial, outputs from the notebook executed for the page."""
     if error or app.builder.format != "html":
         return
     for source in sorted((Path(app.srcdir) / "tutorials").glob("[0-9]*.md")):
         notebook = jupytext.read(source)
         equations = {label: k for k, label in enumerate(LABELLED.findall(source.read_text()), start=1)}
         executed = Path(app.outdir).parent / "jupyter_execute" / "tutorials" / f"{source.stem}.ipynb"
-        outputs = nbformat.read(executed, as_version=4).cells if executed.exists() else []
-        ran = iter([cell for cell in outputs if cell.cell_type == "code"])
+        cells = nbformat.read(executed, as_version=4).cells if executed.exists() else []
+        code_cells = iter([cell for cell in cells if cell.cell_type == "code"])
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
                 cell.source = resolve(cell.source, equations)
-            elif (done := next(ran, None)) is not None:
-                cell.outputs, cell.execution_count = done.outputs, done.execution_count
+            elif (source_cell := next(code_cells, None)) is not None:
+                cell.outputs, cell.execution_count = source_cell.outputs, source_cell.execution_count
             cell.metadata.pop("mystnb", None)
+            if "hide-input" in cell.metadata.get("tags", []):
+                cell.metadata["jupyter"] = {"source_hidden": True}  # folded in JupyterLab too
         nbformat.write(notebook, Path(app.outdir) / "tutorials" / f"{source.stem}.ipynb")
 
 
 def offer(app: Sphinx, docname: str, source: list[str]) -> None:
-    """A link at the end of each tutorial."""
+    """Add a link to the notebook at the end of each tutorial."""
     if re.match(r"tutorials/\d", docname):
         name = docname.split("/")[1] + ".ipynb"
         source[0] += f'\n\n<p><a href="{name}" download>This tutorial as a Jupyter notebook</a></p>\n'

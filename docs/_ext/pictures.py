@@ -1,4 +1,7 @@
-"""Pictures of the ledger's refutations, drawn from the package itself at each build: claim -> description, drawing."""
+"""Pictures of the refutations in the ledger, drawn with the package at each build.
+
+A function decorated with :func:`picture` draws the picture of one claim into an empty figure.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from espref.claims import expected as expected_claims
 from espref.plot import MASS, SOURCE, TARGET
 
 Drawing = Callable[[Figure], None]
+#: Claim -> alternative text, function that draws.
 PICTURES: dict[str, tuple[str, Drawing]] = {}
 
 
@@ -29,7 +33,7 @@ def picture(identifier: str, description: str) -> Callable[[Drawing], Drawing]:
 
 
 def write(folder: Path) -> None:
-    """All pictures as ``<claim>.svg``, for both themes."""
+    """Write every picture to ``<claim>.svg``, in colours for the light and the dark theme."""
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.style.context("espref.figures"):
         for identifier, (_, draw) in PICTURES.items():
@@ -39,7 +43,7 @@ def write(folder: Path) -> None:
 
 
 def _first_seed() -> np.random.Generator:
-    """The random numbers that the ledger gives to the first seed."""
+    """The random generator that the ledger uses for the first seed."""
     return np.random.default_rng([0, 271828])
 
 
@@ -90,12 +94,12 @@ def _triangle(figure: Figure) -> None:
 )
 def _independent(figure: Figure) -> None:
     x, y = (cloud - cloud.mean(axis=0) for cloud in (circle_claims.WORSE_X, circle_claims.WORSE_Y))
-    found = es.circle_plan(x, y)
+    plan = es.circle_plan(x, y)
     independent = (x**2).sum(axis=1).mean() + (y**2).sum(axis=1).mean()
     ax = figure.subplots()
-    ends = np.append(0, found.weights.cumsum())
-    ax.stairs(found.costs, 180 * ends, baseline=None, color=SOURCE, lw=1.8, label="slices, by size of their arc")
-    ax.axhline(found.cost, color=MASS, label="their mean: the expected plan")
+    ends = np.append(0, plan.weights.cumsum())
+    ax.stairs(plan.costs, 180 * ends, baseline=None, color=SOURCE, lw=1.8, label="slices, by size of their arc")
+    ax.axhline(plan.cost, color=MASS, label="their mean: the expected plan")
     ax.axhline(independent, color=TARGET, ls="--", label="independent coupling")
     ax.set(xlabel="degrees of the half circle", ylabel="cost", xlim=(0, 180), xticks=range(0, 181, 45))
     ax.legend(fontsize=8)
@@ -148,8 +152,9 @@ def _columns(figure: Figure) -> None:
     scores = np.sort(_first_seed().normal(size=128))
     ax = figure.subplots()
     ax.axhline(1, color="gray", lw=1)
-    ax.plot(scores, es.soft_permutation(scores, 0.032, power=2).sum(axis=0), "o", ms=4, label="SoftSort")
-    ax.plot(scores, es.soft_permutation(scores, 0.032, power=2, sort="balanced").sum(axis=0), "s", ms=3, label="balanced")
+    for sort, marker, size, name in (("soft", "o", 4, "SoftSort"), ("balanced", "s", 3, "balanced")):
+        sums = es.soft_permutation(scores, 0.032, power=2, sort=sort).sum(axis=0)
+        ax.plot(scores, sums, marker, ms=size, label=name)
     ax.set(xlabel="score", ylabel="column sum")
     ax.legend(fontsize=8)
 
@@ -157,13 +162,13 @@ def _columns(figure: Figure) -> None:
 @picture(
     "softplan.soft-plans-are-plans",
     "Largest deviation of the marginals against tau: near zero at both ends, largest in between; the balanced form "
-    "stays at rounding.",
+    "stays at rounding error.",
 )
 def _defect(figure: Figure) -> None:
     u, v = _first_seed().normal(size=(2, 64))
     taus = np.logspace(-5, 3, 49)
     ax = figure.subplots()
-    for balanced, name in ((False, "SoftSort"), (True, "balanced")):
+    for sort, name in (("soft", "SoftSort"), ("balanced", "balanced")):
         defects = [es.marginal_defect(es.soft_line_plan(u, v, tau, sort=sort)) for tau in taus]
         ax.semilogx(taus, defects, label=name)
     ax.set(xlabel="$\\tau$", ylabel="deviation of the marginals")
@@ -197,7 +202,7 @@ def _sinkhorn(figure: Figure) -> None:
     ax = figure.subplots()
     ax.semilogy(counts, defects, "o-", ms=4)
     ax.semilogy(3, defects[2], "s", color=TARGET, ms=9)
-    ax.set(xlabel="iterations", ylabel="deviation of the marginals")
+    ax.set(xlabel="iterations", ylabel="deviation of the marginals", xticks=[1, 3, 5, 10, 15, 20])
 
 
 @picture(

@@ -1,15 +1,14 @@
-"""Tables from data.
+"""Tables made from data.
 
-* ``{records}``: committed records by name, ``docs/records/*.json`` as ``espref bench`` and the tests write them.
+* ``{records}``: committed records by name, the files ``docs/records/*.json`` that ``espref bench`` and the tests write.
 * ``{studies}``: the committed records of ``espref train study``, ``docs/records/train-*.json``.
-* ``{deviations}``: ``espref.deviations``, with the name of the test behind each row.
+* ``{deviations}``: ``espref.deviations``, with the name of the test of each row.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,28 @@ from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from espref.benchmarks import SPEED, TRUST
+import espref.train.benchmark  # noqa: F401  registers the suite "transformers"
+from espref import benchmarks
 from espref.deviations import DEVIATIONS
 from espref.train.studies import STUDIES
 
+#: The suites of ``espref bench``; the records of tests have other names.
+SUITES = (*benchmarks.SPEED, *benchmarks.TRUST, *benchmarks.REGISTERED)
 HEAD = ("measured", "result", "demanded", "met", "details")
 
 
 def escape(text: str) -> str:
-    """Plain text as a cell of a table of MyST markup."""
+    """Plain text for a cell of a MyST table, with special characters escaped."""
     return re.sub(r"([\\|<*_^$`])", r"\\\1", text)
 
 
 def number(value: float) -> str:
-    """Three digits; whole numbers from a thousand on."""
+    """Three significant digits; whole numbers from a thousand on."""
     return f"{value:.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 def record_table(rows: list[dict[str, Any]]) -> list[str]:
-    """What was measured, what came out, what was demanded, and whether it is met."""
+    """What was measured, the result, what was demanded, and whether the result meets it."""
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     for row in rows:
         demanded = row["target"].replace(">=", "≥").replace("<=", "≤") if row["ok"] is not None else ""
@@ -48,14 +50,14 @@ def record_table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def made_with(environment: dict[str, Any]) -> str:
-    """Machine, and versions of what ran."""
+    """The machine, and the versions of the packages."""
     place = ("machine", "cores", "system")
     versions = ", ".join(f"{key} {value}" for key, value in environment.items() if value and key not in place)
     return f"{environment['machine']}, {environment['cores']} cores, {environment['system']}; {versions}"
 
 
 class Table(SphinxDirective):
-    """A directive whose content is MyST text written here."""
+    """A directive that writes MyST markup and lets Sphinx read it."""
 
     def parsed(self, lines: list[str]) -> list[nodes.Node]:
         self.env.note_reread()
@@ -65,7 +67,7 @@ class Table(SphinxDirective):
 
 
 class Records(Table):
-    """Content: the names of records, a line each; ``*`` stands for anything."""
+    """``{records}``: its content names records, one per line; ``*`` matches anything."""
 
     has_content = True
 
@@ -75,8 +77,8 @@ class Records(Table):
         for path in sorted(path for name in self.content for path in folder.glob(f"{name}.json")):
             record = json.loads(path.read_text())
             for suite, rows in groupby(record["rows"], lambda row: row["suite"]):
-                if suite in (*SPEED, "transformers", *TRUST):
-                    about = (import_module(f"espref.benchmarks.{suite}").__doc__ or "").split("\n\n")
+                if suite in SUITES:
+                    about = benchmarks.about(suite).split("\n\n")
                     lines += [f"**{suite}** (record {path.stem}): {' '.join(map(escape, about))}", ""]
                 lines += ["```{div} small-table", *record_table(list(rows)), "```", ""]
                 lines += [f"Measured on {escape(made_with(record['environment']))}.", ""]
@@ -84,7 +86,7 @@ class Records(Table):
 
 
 class Studies(Table):
-    """``{studies}``: the committed records of ``espref train study``, a table for each group of variants."""
+    """``{studies}``: the committed records of ``espref train study``, one table per group of variants."""
 
     def run(self) -> list[nodes.Node]:
         lines: list[str] = []
@@ -113,6 +115,8 @@ def study_table(title: str, runs: list[dict[str, Any]]) -> list[str]:
 
 
 class Deviations(Table):
+    """``{deviations}``: where paper, released code, POT and espref differ."""
+
     def run(self) -> list[nodes.Node]:
         head = ("point, and its test", "paper", "released code", "POT 0.9.7", "espref")
         rows = [(f"{row.point} (`{row.test}`)", *row[1:-1]) for row in DEVIATIONS]

@@ -28,4 +28,6 @@ draw_plan(axes[1], expected.plan, x, y, f"64 slices, β = 8, cost {expected.cost
 draw_plan(axes[2], exact.plan, x, y, f"exact, cost {exact.cost:.2f}")
 for ax in axes[1:]:
     ax.get_legend().remove()
+for text in (*(ax.title for ax in axes), *axes[0].get_legend().get_texts()):
+    text.set_color("#333333")  # the picture is always on white
 figure.savefig(Path(__file__).parent.parent / "_static" / "readme.png", dpi=110, facecolor="white")

@@ -1,1 +1,1 @@
-"""The program: the command ``espref``, what it reads, prints and writes."""
+"""The command ``espref``: what it reads, prints and writes."""

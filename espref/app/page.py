@@ -1,4 +1,4 @@
-"""The ledger's results as one self-contained HTML page: formulas as MathML, figures inside, no network."""
+"""The results of the ledger as one self-contained HTML page: formulas in MathML, figures embedded, nothing loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..claims.circle import WORSE_X, WORSE_Y
 from ..directions import sample_directions
 from ..expected import expected_sliced_plan, min_sliced_plan
 from ..plot import SOURCE, TARGET, draw_matrix, draw_plan, new_figure
-from .report import by_chapter, comparison, describe, number, summary
+from .report import by_chapter, comparison, describe, summary, two_digits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
 figure { margin: 1rem 0 2rem; } img { max-width: 100%; } .wide { overflow-x: auto; } pre { white-space: pre-wrap; }
 """
 
-#: The browser itself is told that nothing may be loaded.
+#: Forbids the browser to load anything.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -57,7 +57,7 @@ def prose(text: str) -> str:
 def to_html(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: float, note: str) -> str:
     """The whole page."""
     versions = ", ".join(f"{name} {value}" for name, value in environment().items() if value is not None)
-    sums = f"{summary(outcomes, seconds)}, on {describe(problems)}"
+    result = f"{summary(outcomes, seconds)}, on {describe(problems)}"
     names = "; ".join(f"{p.name} (n = {len(p.x)}, m = {len(p.y)}, d = {p.dim})" for p in problems)
     remark = f"<p>{html.escape(note)}</p>" if note else ""
     chapters = "".join(
@@ -70,39 +70,41 @@ def to_html(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: f
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body><h1>The ledger, measured</h1>"
-        f"<p><strong>{html.escape(sums)}.</strong></p>{remark}{_figures(outcomes, problems)}{chapters}"
+        f"<p><strong>{html.escape(result)}.</strong></p>{remark}{_figures(outcomes, problems)}{chapters}"
         f"{_sources(outcomes)}<h2>Measured with</h2><p><small>{html.escape(versions)}.</small></p>"
         f"<h2>Problems</h2><p><small>{html.escape(names)}.</small></p></body></html>\n"
     )
 
 
 def _row(outcome: Outcome) -> str:
-    """One claim: statement, companions, note, proof; residual; verdict."""
+    """One claim: statement, how it is measured, companions, note, proof; residual; verdict."""
     entry = outcome.claim
     companions = "".join(
-        f"<br><small>Without {prose(companion.dropped)}: {number(value)} ≥ {number(companion.at_least)}.</small>"
+        f"<br><small>Without {prose(companion.dropped)}: "
+        f"{two_digits(value)} ≥ {two_digits(companion.at_least)}.</small>"
         for companion, value in zip(entry.companions, outcome.companions, strict=False)
     )
+    measured = f"<br><small>Measured as: {prose(entry.measured)}.</small>" if entry.measured else ""
     note = f"<br><small>{html.escape(outcome.note)}</small>" if outcome.note else ""
     source = f" Source: {html.escape(entry.source)}." if entry.source else ""
     proof = f"<details><summary>proof</summary>{prose(inspect.cleandoc(entry.proof))}{source}</details>"
     return (
         f'<tr id="{html.escape(entry.id)}"><td><code>{html.escape(entry.id)}</code> <small>{entry.kind}</small><br>'
-        f"{prose(entry.statement)}{companions}{note}{proof}</td>"
+        f"{prose(entry.statement)}{measured}{companions}{note}{proof}</td>"
         f'<td class="n">{html.escape(comparison(outcome))}<br><small>{html.escape(outcome.worst)}</small></td>'
         f'<td class="{outcome.verdict}">{outcome.verdict}</td></tr>\n'
     )
 
 
 def _sources(outcomes: Sequence[Outcome]) -> str:
-    """BibTeX of what the claims cite."""
+    """BibTeX entries of all sources of the claims."""
     cited = {key.strip() for outcome in outcomes for key in outcome.claim.source.split(",")}
     entries = [entry for key, entry in bibliography().items() if key in cited]
     return f"<h2>Sources</h2><pre><small>{html.escape(chr(10).join(entries))}</small></pre>" if entries else ""
 
 
 def _figures(outcomes: Sequence[Outcome], problems: Sequence[Problem]) -> str:
-    """Plans of the user's clouds or of some problems, the counterexample in the plane, residuals of the theorems."""
+    """Plans of the user's clouds or of some problems, the counterexample in the plane, residuals and tolerances."""
     shown = [problem for problem in problems if problem.origin == "user"][:1]
     parts = []
     if not shown:
@@ -119,10 +121,8 @@ def _figures(outcomes: Sequence[Outcome], problems: Sequence[Problem]) -> str:
     for problem in shown:
         caption = f"{problem.name}: n = {len(problem.x)}, m = {len(problem.y)}, d = {problem.dim}, 64 directions."
         parts.insert(0, _figure(plan_figure(problem), caption))
-    if any(o.claim.kind == "theorem" and math.isfinite(o.residual) for o in outcomes):
-        caption = (
-            "Residuals of the theorems (dots) and tolerances (bars). A dot right of its bar is a theorem that fell."
-        )
+    if any(map(_has_headroom, outcomes)):
+        caption = "Residuals (dots) and tolerances (bars) of theorems and properties. A dot right of its bar fails."
         parts.append(_figure(headroom_figure(outcomes), caption))
     return "".join(parts)
 
@@ -156,9 +156,14 @@ def counterexample_figure() -> Figure:
     return figure
 
 
+def _has_headroom(outcome: Outcome) -> bool:
+    """Whether the outcome is a residual that rounding alone should explain."""
+    return outcome.claim.kind in ("theorem", "property") and math.isfinite(outcome.residual)
+
+
 def headroom_figure(outcomes: Sequence[Outcome]) -> Figure:
-    """Residual and tolerance of every theorem, on a logarithmic axis; exact zeros stand at the left edge."""
-    shown = [o for o in outcomes if o.claim.kind == "theorem" and math.isfinite(o.residual)]
+    """Residual and tolerance of every theorem and property, on a logarithmic axis; zeros are at the left edge."""
+    shown = [outcome for outcome in outcomes if _has_headroom(outcome)]
     figure, (ax,) = new_figure(7.5, 1.2 + 0.16 * len(shown))
     floor, rows = 1e-18, np.arange(len(shown))
     residuals = [max(o.residual, floor) for o in shown]

@@ -1,4 +1,4 @@
-"""The ledger's results in the terminal and as JSON, and the tables of the benchmarks. Needs rich."""
+"""The results of the ledger in the terminal and as JSON, and the tables of the benchmarks. Needs rich."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ except ImportError as missing:
     raise ImportError("the tables need rich: pip install 'espref[verify]'") from missing
 
 from .._environment import environment
+from ..benchmarks import Row
 from ..claims import Claim, Outcome, Problem
 
 COLOURS = {"holds": "green", "refuted": "cyan", "fails": "bold red", "error": "bold red", "skipped": "yellow"}
@@ -27,29 +28,29 @@ SIGNS = {"at most": "≤", "at least": "≥"}
 
 
 def new_console() -> Console:
-    """Standard output; wide enough for the tables when it is no terminal."""
-    plain = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=100 if plain else None, highlight=False)
+    """Standard output, 100 columns wide where neither a terminal nor COLUMNS says how wide it is."""
+    unknown_width = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=100 if unknown_width else None, highlight=False)
 
 
 @contextmanager
 def progress_bar(console: Console, total: int) -> Iterator[Callable[[Claim], None]]:
-    """A bar, on a terminal only; the function it gives is called with each claim before that is measured."""
+    """A progress bar, on a terminal only; call the function it yields with each claim before it is measured."""
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=total, completed=-1)
         yield lambda entry: progress.update(task, advance=1, description=entry.id)
 
 
-def number(value: float) -> str:
-    """Two digits; a dash where there is no number."""
+def two_digits(value: float) -> str:
+    """A number to two significant digits; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.2g}"
 
 
 def comparison(outcome: Outcome) -> str:
-    """Residual against tolerance, as "3.1e-16 ≤ 1e-12"; no sign where the claim fell."""
+    """Residual against tolerance, as "3.1e-16 ≤ 1e-12"; no sign where the claim fails."""
     sign = SIGNS[outcome.claim.sense] if outcome.good else "against"
-    return f"{number(outcome.residual)} {sign} {number(outcome.claim.tolerance)}"
+    return f"{two_digits(outcome.residual)} {sign} {two_digits(outcome.claim.tolerance)}"
 
 
 def by_chapter(outcomes: Iterable[Outcome]) -> list[tuple[str, list[Outcome]]]:
@@ -58,7 +59,7 @@ def by_chapter(outcomes: Iterable[Outcome]) -> list[tuple[str, list[Outcome]]]:
 
 
 def chapter_table(chapter: str, outcomes: Sequence[Outcome]) -> Table:
-    """One table: claim, residual, tolerance, verdict, seconds; under a claim, what was dropped and what came then."""
+    """One table: claim, residual, tolerance, verdict, seconds; under a claim, one row for each dropped hypothesis."""
     table = Table(title=chapter, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     table.add_column("claim", overflow="fold")
     table.add_column("residual", justify="right", no_wrap=True)
@@ -71,25 +72,25 @@ def chapter_table(chapter: str, outcomes: Sequence[Outcome]) -> Table:
         if outcome.note:
             name.append(f"\n  {outcome.note}", style="yellow" if outcome.good else "red")
         verdict = Text(outcome.verdict, style=COLOURS[outcome.verdict])
-        tolerance = f"{SIGNS[entry.sense]} {number(entry.tolerance)}"
-        table.add_row(name, number(outcome.residual), tolerance, verdict, f"{outcome.seconds:.2f}")
+        tolerance = f"{SIGNS[entry.sense]} {two_digits(entry.tolerance)}"
+        table.add_row(name, two_digits(outcome.residual), tolerance, verdict, f"{outcome.seconds:.2f}")
         for companion, value in zip(entry.companions, outcome.companions, strict=False):
-            told = "falls" if value >= companion.at_least else "stands"  # falling is what it should do
-            name = Text(f"  without {plain(companion.dropped)}", style="dim")
-            table.add_row(name, number(value), f"≥ {number(companion.at_least)}", Text(told, style="dim"), "")
+            verdict = Text("fails" if value >= companion.at_least else "holds", style="dim")  # it should fail
+            name = Text(f"  without {first_phrase(companion.dropped)}", style="dim")
+            table.add_row(name, two_digits(value), f"≥ {two_digits(companion.at_least)}", verdict, "")
     return table
 
 
-def plain(text: str) -> str:
-    """A short phrase with its formulas as readable as a terminal allows: what follows a colon is left out."""
+def first_phrase(text: str) -> str:
+    """What stands before the first colon, its formulas without LaTeX's dollar signs and backslashes."""
     return text.split(":")[0].replace("$", "").replace("\\", "")
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
-    """One line: how many claims hold, are refuted, fell, were skipped."""
+    """One line: how many claims hold, are refuted, failed, were skipped."""
     count = {verdict: sum(outcome.verdict == verdict for outcome in outcomes) for verdict in COLOURS}
-    fallen = count["fails"] + count["error"]
-    parts = [f"{count['holds']} hold", f"{count['refuted']} are refuted as stated", f"{fallen} fell"]
+    failed = count["fails"] + count["error"]
+    parts = [f"{count['holds']} hold", f"{count['refuted']} are refuted as stated", f"{failed} failed"]
     if count["skipped"]:
         parts.append(f"{count['skipped']} skipped")
     return f"{len(outcomes)} claim{'s' * (len(outcomes) != 1)}: {', '.join(parts)}, in {seconds:.0f} s"
@@ -105,10 +106,10 @@ def describe(problems: Sequence[Problem]) -> str:
 
 
 def closing(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: float, note: str) -> Iterator[Text]:
-    """The lines under the tables: what fell, what was left out, the sum."""
+    """The lines under the tables: each claim that failed, the note, the summary."""
     for outcome in outcomes:
         if not outcome.good:
-            yield Text(f"fell: {outcome.claim.id}: {comparison(outcome)}, {outcome.note}", style="bold red")
+            yield Text(f"failed: {outcome.claim.id}: {comparison(outcome)}, {outcome.note}", style="bold red")
     if note:
         yield Text(note, style="yellow")
     good = all(outcome.good for outcome in outcomes)
@@ -116,25 +117,26 @@ def closing(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: f
 
 
 def to_json(outcomes: Sequence[Outcome], problems: Sequence[Problem], seeds: int, note: str) -> dict[str, Any]:
-    """Everything measured, with what it was measured on and with; numbers that are none are null."""
+    """All measurements, the problems they were made on and the environment; infinities and NaN become null."""
 
     def finite(value: float) -> float | None:
         return float(value) if math.isfinite(value) else None
 
-    def entry(outcome: Outcome) -> dict[str, Any]:
-        found = outcome.claim
+    def record(outcome: Outcome) -> dict[str, Any]:
+        entry = outcome.claim
         return {
-            "id": found.id,
-            "kind": found.kind,
-            "statement": found.statement,
-            "source": found.source,
+            "id": entry.id,
+            "kind": entry.kind,
+            "statement": entry.statement,
+            "measured": entry.measured,
+            "source": entry.source,
             "verdict": outcome.verdict,
             "residual": finite(outcome.residual),
-            "sense": found.sense,
-            "tolerance": found.tolerance,
+            "sense": entry.sense,
+            "tolerance": entry.tolerance,
             "companions": [
                 {"dropped": companion.dropped, "residual": finite(value), "at_least": companion.at_least}
-                for companion, value in zip(found.companions, outcome.companions, strict=False)
+                for companion, value in zip(entry.companions, outcome.companions, strict=False)
             ],
             "runs": outcome.runs,
             "worst": outcome.worst,
@@ -149,19 +151,19 @@ def to_json(outcomes: Sequence[Outcome], problems: Sequence[Problem], seeds: int
         "problems": [
             {"name": p.name, "origin": p.origin, "n": len(p.x), "m": len(p.y), "dim": p.dim} for p in problems
         ],
-        "claims": [entry(outcome) for outcome in outcomes],
+        "claims": [record(outcome) for outcome in outcomes],
     }
 
 
-def benchmark_table(suite: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """One table a suite: what was measured, against what is demanded."""
+def benchmark_table(suite: str, rows: Sequence[Row]) -> Table:
+    """One table per suite: each benchmark, what was measured, and its target."""
     table = Table(title=suite, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for heading in ("benchmark", "measured", "target", ""):
         table.add_column(heading, overflow="fold")
-    verdicts = {True: Text("met", style="green"), False: Text("missed", style="bold red")}
+    met = {True: Text("met", style="green"), False: Text("missed", style="bold red"), None: Text("")}
     for row in rows:
         name = Text(row["name"])
         name.append(f"\n  {row['detail']}", style="dim")
         measured = Text(f"{row['measured']:.3g} {row['unit']}")
-        table.add_row(name, measured, Text(str(row["target"])), verdicts.get(row["ok"], Text("")))
+        table.add_row(name, measured, Text(row["target"]), met[row["ok"]])
     return table

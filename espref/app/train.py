@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 import math
+from collections.abc import Iterable
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.table import Table
 from ..train.config import Config
 from ..train.presets import PRESETS
 from ..train.runs import Comparison
-from .report import new_console, number
+from .report import new_console
 
 HIDDEN = ("task", "attention", "seed")
 MODULES = ("torch", "lightning_fabric", "torchmetrics", "sacrebleu", "tensorboard", "sklearn", "babel", "matplotlib")
@@ -100,8 +100,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 def _train(options: argparse.Namespace) -> int:
     from ..nn.transformer import ATTENTION
     from ..train.loop import train
-    from ..train.processes import make_fabric
     from ..train.pictures import attention_maps, curves
+    from ..train.processes import make_fabric
     from ..train.runs import compare, load
 
     console, settings = new_console(), _settings(options)

@@ -1,7 +1,7 @@
 """ESP attention in PyTorch against the released algorithm, Sinkhorn attention and fused softmax attention.
 
-One forward and backward, d = L = 32, float32: four heads on a CPU; where CUDA is present 32 of them, up to N = 262144,
-and in bfloat16 too. Times are medians within one process, in turn; memory is the peak of a process of its own.
+One forward and backward pass with d = L = 32 in float32: four heads on a CPU; with CUDA 32 heads, up to N = 262144, and
+in bfloat16 too. Times are medians, measured in turn within one process; memory is the peak of a process of its own.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from .plans import peak_memory, row, seconds
+from .measure import Row, peak_memory, row, seconds
 
 DIM, TAU, BETA = 32, 0.1, 1.0
 Step = Callable[[], None]
 
 
 def released(q: Any, k: Any, v: Any) -> Any:
-    """Algorithm 1 of ESPFormer with dense soft sorts of the squared kernel and a dense plan P^T Q for each slice."""
+    """Algorithm 1 of ESPFormer with the Gauss kernel: dense soft permutations, and a dense plan P^T Q per slice."""
     import torch
 
     def soft_permutation(x: Any) -> Any:
@@ -42,14 +43,14 @@ def sinkhorn(q: Any, k: Any, v: Any) -> Any:
 
 
 def esp(q: Any, k: Any, v: Any) -> Any:
-    """The module's function."""
+    """ESP attention of :mod:`espref.nn`."""
     from ..nn.functional import esp_attention
 
     return esp_attention(q, k, v, tau=TAU, beta=BETA).output
 
 
 def softmax(q: Any, k: Any, v: Any) -> Any:
-    """The fused kernel of PyTorch."""
+    """PyTorch's fused softmax attention."""
     import torch
 
     return torch.nn.functional.scaled_dot_product_attention(q, k, v)
@@ -59,14 +60,14 @@ KINDS = {"esp": esp, "released": released, "sinkhorn": sinkhorn, "softmax": soft
 
 
 def device_name() -> str:
-    """CUDA where it is present."""
+    """CUDA where PyTorch finds it, else the CPU."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def step(kind: str, n: int, *, heads: int = 4, narrow: bool = False) -> Step:
-    """One forward and backward at n tokens, ready to be called."""
+    """One forward and backward pass at n tokens, ready to be called; ``narrow`` is bfloat16."""
     import torch
 
     generator, device = torch.Generator().manual_seed(0), device_name()
@@ -83,16 +84,17 @@ def step(kind: str, n: int, *, heads: int = 4, narrow: bool = False) -> Step:
 
 
 def _median(kinds: tuple[str, ...], n: int, repeats: int, **options: Any) -> dict[str, float]:
-    """Median seconds of each kind, measured in turn after one round of warming up."""
+    """Median seconds of each kind, measured in turn; with several repeats a first round warms up."""
     steps = {kind: step(kind, n, **options) for kind in kinds}
     rounds = [{kind: seconds(run) for kind, run in steps.items()} for _ in range(repeats + 1)][repeats > 1 :]
     return {kind: statistics.median(times[kind] for times in rounds) for kind in kinds}
 
 
 def peak_mb(prepare: Callable[[], Step], code: str) -> float:
-    """Peak memory in MB of a step beyond what was held before: of the allocator on CUDA, else of a process of its own.
+    """Peak memory in MB of a step beyond what was held before: on CUDA of the allocator, else of a process of its own.
 
-    ``code`` makes the step and calls it, for :func:`peak_memory`; on CUDA ``prepare`` makes it, and it is called twice.
+    On CUDA ``prepare`` makes the step, and its second call is measured. Elsewhere ``code`` makes and calls it; see
+    :func:`espref.benchmarks.measure.peak_memory`.
     """
     if device_name() == "cuda":
         import torch
@@ -102,48 +104,50 @@ def peak_mb(prepare: Callable[[], Step], code: str) -> float:
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
         run()
-        return (torch.cuda.max_memory_allocated() - held) / 2**20
+        return float(torch.cuda.max_memory_allocated() - held) / 2**20
     return peak_memory(code)["peak_mb"]
 
 
 def _memory(kind: str, n: int, heads: int = 4) -> float:
+    """Peak memory in MB of one step."""
     module = "espref.benchmarks.attention"
     code = f"from {module} import step\nstep('{kind}', 64)()\nrun = step('{kind}', {n})\n# measured\nrun()\n"
     return peak_mb(lambda: step(kind, n, heads=heads), code)
 
 
 def _crossing(sizes: list[int], ratios: list[float]) -> float:
-    """The least n from which the ratio stays above 1, log-log interpolated; infinite if it ends below."""
-    for (n, low), (m, high) in reversed(list(zip(zip(sizes, ratios), zip(sizes[1:], ratios[1:])))):  # noqa: B905
+    """The n from which on the ratio is above 1, by log-log interpolation; infinite if it ends below."""
+    for (n, low), (m, high) in reversed(list(pairwise(zip(sizes, ratios, strict=True)))):
         if high < 1:
             return math.inf
         if low < 1:
-            return n * (m / n) ** (math.log(1 / low) / math.log(high / low))
+            return float(n * (m / n) ** (math.log(1 / low) / math.log(high / low)))
     return sizes[0] if ratios[-1] >= 1 else math.inf
 
 
-def _against_released() -> list[dict[str, Any]]:
+def _against_released() -> list[Row]:
     n = 1024
     times = {"esp": _median(("esp",), n, 5)["esp"], "released": seconds(step("released", n))}
-    sizes = {kind: _memory(kind, n) for kind in times}
-    speed, memory = times["released"] / times["esp"], sizes["released"] / sizes["esp"]
+    peaks = {kind: _memory(kind, n) for kind in times}
+    speed, memory = times["released"] / times["esp"], peaks["released"] / peaks["esp"]
     detail = f"released {times['released']:.2f} s, espref {times['esp']:.3f} s"
-    weight = f"released {sizes['released']:.0f} MB, espref {sizes['esp']:.0f} MB"
+    peak_detail = f"released {peaks['released']:.0f} MB, espref {peaks['esp']:.0f} MB"
     return [
         row(f"released algorithm, dense, N = {n}", speed, "times faster", ">= 20", speed >= 20, detail),
-        row(f"released algorithm, dense, N = {n}", memory, "times less memory", ">= 15", memory >= 15, weight),
+        row(f"released algorithm, dense, N = {n}", memory, "times less memory", ">= 15", memory >= 15, peak_detail),
     ]
 
 
-def _against_sinkhorn() -> list[dict[str, Any]]:
+def _against_sinkhorn() -> list[Row]:
     sizes, rows = [256, 512, 1024, 2048, 4096], []
     times = [_median(("esp", "sinkhorn"), n, 5 if n < 4096 else 3) for n in sizes]
     ratios = [t["sinkhorn"] / t["esp"] for t in times]
-    memory = _memory("sinkhorn", 4096) / (ours := _memory("esp", 4096))
+    peaks = {kind: _memory(kind, 4096) for kind in ("sinkhorn", "esp")}
+    memory = peaks["sinkhorn"] / peaks["esp"]
     detail = f"Sinkhorn {times[-1]['sinkhorn']:.2f} s, espref {times[-1]['esp']:.2f} s"
     name = "Sinkhorn attention, 5 iterations"
     rows.append(row(f"{name}, N = 4096", ratios[-1], "times faster", ">= 3", ratios[-1] >= 3, detail))
-    detail = f"Sinkhorn {memory * ours:.0f} MB, espref {ours:.0f} MB"
+    detail = f"Sinkhorn {peaks['sinkhorn']:.0f} MB, espref {peaks['esp']:.0f} MB"
     rows.append(row(f"{name}, N = 4096", memory, "times less memory", ">= 5", memory >= 5, detail))
     worst, crossing = min(ratios[2:]), _crossing(sizes, ratios)
     detail = ", ".join(f"N = {n}: {ratio:.2f}" for n, ratio in zip(sizes, ratios, strict=True))
@@ -152,7 +156,7 @@ def _against_sinkhorn() -> list[dict[str, Any]]:
     return rows
 
 
-def _growth() -> list[dict[str, Any]]:
+def _growth() -> list[Row]:
     sizes = [4096, 8192, 16384, 32768]
     times = [_median(("esp",), n, 3)["esp"] for n in sizes]
     memory = [_memory("esp", n) for n in sizes]
@@ -168,7 +172,7 @@ def _growth() -> list[dict[str, Any]]:
     ]
 
 
-def _against_softmax() -> list[dict[str, Any]]:
+def _against_softmax() -> list[Row]:
     cuda = device_name() == "cuda"
     heads, sizes = (32, [2**e for e in range(8, 19)]) if cuda else (4, [2**e for e in range(8, 17)])
     rows = []
@@ -182,7 +186,7 @@ def _against_softmax() -> list[dict[str, Any]]:
     return rows
 
 
-def run() -> list[dict[str, Any]]:
+def run() -> list[Row]:
     """All rows of the suite; needs the extra ``torch``."""
     try:
         import torch  # noqa: F401

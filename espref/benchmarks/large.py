@@ -1,19 +1,16 @@
-"""Long and large: a million points, 131072 tokens, a thousand calls in a row, one thread and two."""
+"""Large inputs and long runs: a million points, 131072 tokens, a thousand calls in a row, one thread and two."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from typing import Any
 
-from .plans import MEMORY, peak_memory, row
+from .measure import MEMORY, Row, last_line, peak_memory, row
 
 POINTS = 1_000_000
 TOKENS = 131_072
 
-#: What is called on a million points, and how its result is checked: a deviation from 1 that must be rounding.
+#: What is called on a million points, and what must vanish but for rounding: (name, call, deviation).
 CALLS = (
     ("line plan, n = m, uniform", "espref.line_plan(x[:, 0], y[:, 0])", "result.sum(axis=1) * n - 1"),
     ("line plan, n != m, weighted", "espref.line_plan(x[:, 0], y[:-9, 0], a)", "result.sum(axis=1) / a - 1"),
@@ -49,27 +46,28 @@ _TOKENS = (
 )
 
 
-def _million(name: str, call: str, deviation: str) -> dict[str, Any]:
+def _million(name: str, call: str, deviation: str) -> Row:
     """One call on a million points: seconds, memory, and how far its sums are off."""
     code = _CLOUDS.format(n=POINTS) + f"# measured\nresult = {call}\n"
-    found = peak_memory(code, then=f"float(abs({deviation}).max())")
-    detail = f"{found['peak_mb']:.0f} MB beyond the input; sums off by {found['then']:.1e}"
-    return row(f"n = 10^6: {name}", found["seconds"], "s", "sums to 1e-9", found["then"] < 1e-9, detail)
+    figures = peak_memory(code, then=f"float(abs({deviation}).max())")
+    detail = f"{figures['peak_mb']:.0f} MB beyond the input; sums off by {figures['then']:.1e}"
+    return row(f"n = 10^6: {name}", figures["seconds"], "s", "sums to 1e-9", figures["then"] < 1e-9, detail)
 
 
-def _long_attention(sort: str) -> dict[str, Any]:
-    found = peak_memory(
+def _long_attention(sort: str) -> Row:
+    """Memory of a forward and backward pass at many tokens, and whether its gradients are finite."""
+    figures = peak_memory(
         _TOKENS.format(heads=1, n=TOKENS, sort=sort) + "# measured\nstep()\n",
         then="float(torch.stack([x.grad.isfinite().all() for x in (q, k, v)]).all())",
     )
-    total = found["total_mb"] / 1024
+    total = figures["total_mb"] / 1024
     name = f"torch, N = {TOKENS}, one head, d = L = 32, {sort}, forward and backward"
-    detail = f"{found['seconds']:.0f} s; gradients {'' if found['then'] else 'not '}finite"
-    return row(name, total, "GB in all", "< 24", total < 24 and found["then"] == 1, detail)
+    detail = f"{figures['seconds']:.0f} s; gradients {'' if figures['then'] else 'not '}finite"
+    return row(name, total, "GB in all", "< 24", total < 24 and figures["then"] == 1, detail)
 
 
-#: What a process still holds once what it has freed is given back: resident memory alone swings by what the C library
-#: keeps for later.
+#: Python that reads how much memory a process holds after the C library has returned to the system what it keeps for
+#: reuse, which varies.
 _HELD = """
 import ctypes, gc
 trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)  # of glibc
@@ -80,17 +78,17 @@ def held():
 """
 
 
-def _growth(name: str, setup: str, call: str) -> dict[str, Any]:
-    """Memory held after 1000 calls less that after 100."""
-    loops = f"found = []\nfor _ in range(10):\n    for _ in range(100): {call}\n    found.append(held())\n"
-    found = json.loads(_output(f"{MEMORY}{_HELD}\n{setup}\n{loops}print(json.dumps(found))\n"))
-    grown = found[-1] - found[0]
-    detail = "MB held after each hundred: " + ", ".join(f"{size:.1f}" for size in found)
+def _growth(name: str, setup: str, call: str) -> Row:
+    """Memory held after 1000 calls minus that after 100."""
+    loops = f"sizes = []\nfor _ in range(10):\n    for _ in range(100): {call}\n    sizes.append(held())\n"
+    sizes = json.loads(last_line(f"{MEMORY}{_HELD}\n{setup}\n{loops}print(json.dumps(sizes))\n"))
+    grown = sizes[-1] - sizes[0]
+    detail = "MB held after each hundred: " + ", ".join(f"{size:.1f}" for size in sizes)
     return row(f"1000 calls: {name}", grown, "MB more", "<= 1", grown <= 1, detail)
 
 
-def _threads(name: str, setup: str, call: str) -> dict[str, Any]:
-    """Are the bits the same with one thread and with two?"""
+def _threads(name: str, setup: str, call: str) -> Row:
+    """How many different results, bit for bit, one thread and two threads give."""
     script = (
         "import hashlib, os, sys\nthreads = int(os.environ['OMP_NUM_THREADS'])\n"
         f"{setup}\n"
@@ -98,19 +96,12 @@ def _threads(name: str, setup: str, call: str) -> dict[str, Any]:
         "if 'torch' in sys.modules: torch.set_num_threads(threads)\n"
         f"print(hashlib.sha256({call}.tobytes()).hexdigest())\n"
     )
-    found = {_output(script, threads) for threads in "12"}
-    return row(f"one thread and two: {name}", len(found), "results", "1: the same bits", len(found) == 1, "")
+    variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    results = {last_line(script, {**os.environ, **dict.fromkeys(variables, threads)}) for threads in "12"}
+    return row(f"one thread and two: {name}", len(results), "results", "1: the same bits", len(results) == 1, "")
 
 
-def _output(script: str, threads: str | None = None) -> str:
-    """The last line a script prints, run in a process of its own."""
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads) if threads else {}
-    variables = {**os.environ, **limits}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=variables)
-    return done.stdout.splitlines()[-1]
-
-
-def run() -> list[dict[str, Any]]:
+def run() -> list[Row]:
     """All rows of the suite; needs the extra ``torch``."""
     rows = [_million(*case) for case in CALLS]
     rows += [_long_attention(sort) for sort in ("soft", "balanced", "hard")]

@@ -1,21 +1,16 @@
-"""Expected sliced plans against POT's, and the memory of slice costs."""
+"""Expected sliced plans against POT's, and the memory that plans and slice costs need."""
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from ..directions import sample_directions
 from ..expected import expected_sliced_plan
+from .measure import Row, peak_memory, row, seconds
 
-#: (name, n, m, slices, weighted, times faster than POT, repeats)
+#: (name, n, m, slices, weighted, how many times faster than POT it should be, repeats)
 CASES = (
     ("n = m = 10^4, d = 64, L = 128, uniform", 10_000, 10_000, 128, False, 5.0, 7),
     ("n = m = 10^5, d = 64, L = 32, uniform", 100_000, 100_000, 32, False, 1.5, 5),
@@ -23,15 +18,8 @@ CASES = (
 )
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def _against_pot(name: str, n: int, m: int, size: int, weighted: bool, target: float, repeats: int) -> dict[str, Any]:
-    """Median over repeats of POT's time over ours, both measured in turn."""
+def _against_pot(name: str, n: int, m: int, size: int, weighted: bool, target: float, repeats: int) -> Row:
+    """Median over repeats of POT's time divided by espref's, measured in turn."""
     import ot
 
     rng, dim = np.random.default_rng(0), 64
@@ -53,40 +41,8 @@ def _against_pot(name: str, n: int, m: int, size: int, weighted: bool, target: f
     return row(f"expected plan, {name}", ratio, "times faster", f">= {target:g}", ratio >= target, detail)
 
 
-def row(name: str, measured: float, unit: str, target: str, ok: bool | None, detail: str) -> dict[str, Any]:
-    """One line of a benchmark's table."""
-    return {"name": name, "measured": float(measured), "unit": unit, "target": target, "ok": ok, "detail": detail}
-
-
-#: Run before the measured code. Linux keeps the peak per process image; getrusage would report the parent's as well.
-MEMORY = """
-import json, pathlib, time
-def memory(field):
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
-def forget_peak():
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-"""
-
-
-def peak_memory(code: str, then: str = "0.0") -> dict[str, float]:
-    """Run ``code`` in a process of its own; returns seconds, the growth of its peak memory and the peak, in MB. Linux.
-
-    The code has two parts, split by a line "# measured": what comes after it is measured. ``then`` is an expression
-    evaluated after it, whose value is returned under that name.
-    """
-    setup, measured = code.split("# measured\n")
-    script = (
-        f"{MEMORY}\n{setup}\nforget_peak(); before = memory('VmRSS'); start = time.perf_counter()\n"
-        f"{measured}\n"
-        "seconds, peak = time.perf_counter() - start, memory('VmHWM')\n"
-        f"print(json.dumps({{'seconds': seconds, 'peak_mb': peak - before, 'total_mb': peak, 'then': {then}}}))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def _memory(n: int, size: int, dim: int, call: str) -> dict[str, float]:
+    """Seconds and memory of a call on two clouds of n points."""
     return peak_memory(
         "import numpy as np, espref\n"
         "rng = np.random.default_rng(0)\n"
@@ -96,7 +52,7 @@ def _memory(n: int, size: int, dim: int, call: str) -> dict[str, float]:
     )
 
 
-def run() -> list[dict[str, Any]]:
+def run() -> list[Row]:
     """All rows of the suite."""
     rows = [_against_pot(*case) for case in CASES]
     peaks = []

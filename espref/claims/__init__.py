@@ -1,7 +1,8 @@
 """The ledger of claims, in the order of the mathematics.
 
-``LEDGER`` maps identifiers to claims; :func:`run` measures them on problems; see :mod:`espref.claims.ledger`. Importing
-this package enters the claims of the mathematics. Those about training enter when :mod:`espref.train.claims` is imported.
+``LEDGER`` maps identifiers to claims, and :func:`run` measures them on problems; see :mod:`espref.claims.ledger`.
+Importing this package enters the claims about the mathematics. Importing :mod:`espref.train.claims` enters those about
+training.
 """
 
 from importlib import import_module
@@ -12,7 +13,7 @@ from .ledger import LEDGER, Claim, Companion, Outcome, claim, run, run_claim
 from .problems import Problem, real_problems, synthetic_problems, user_problem
 
 for _chapter in in_order(module.name for module in iter_modules(__path__) if module.name in CHAPTERS):
-    import_module(f".{_chapter}", __name__)  # entering its claims
+    import_module(f".{_chapter}", __name__)  # enters its claims
 
 __all__ = [
     "LEDGER",

@@ -8,17 +8,19 @@ import numpy as np
 
 from .. import circle, expected, lift
 from .. import directions as dirs
+from .._checks import Array
 from .ledger import claim
 from .problems import Problem
 
 
 def _scale(problem: Problem) -> float:
-    """An inverse temperature that suits the problem's costs."""
+    """An inverse temperature at which the weights are neither equal nor concentrated on one slice."""
     costs = lift.slice_costs(problem.x, problem.y, problem.directions(), problem.a, problem.b)
     return 1.0 / float(max(costs.std(), 1e-3 * costs.max()))
 
 
-def _turn(angle: float) -> np.ndarray:
+def _turn(angle: float) -> Array:
+    """Rotation of the plane."""
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
@@ -28,15 +30,17 @@ def _turn(angle: float) -> np.ndarray:
     on="plane",
     tolerance=1e-14,
     source="",
-    statement=r"The circle plan has marginals $a$ and $b$, at $\beta = 0$ and beyond; largest deviation in units "
-    r"of the mass.",
+    statement=r"The circle plan has marginals $a$ and $b$, for every $\beta$.",
+    measured=r"largest deviation of a row or column sum, at $\beta = 0$ and at one $\beta > 0$",
 )
 def marginals(problem: Problem) -> float:
-    """A convex combination of plans, one an arc, is a plan."""
+    """A convex combination of plans, one for each arc, is a plan."""
     worst = 0.0
     for beta in (0.0, _scale(problem)):
         plan = circle.circle_plan(problem.x, problem.y, problem.a, problem.b, beta=beta).plan
-        worst = max(worst, abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
+        worst = max(
+            worst, float(abs(plan.sum(axis=1) - problem.a).max()), float(abs(plan.sum(axis=0) - problem.b).max())
+        )
     return worst
 
 
@@ -46,12 +50,14 @@ def marginals(problem: Problem) -> float:
     on="plane",
     tolerance=1e-11,
     source="",
-    statement=r"$G_\theta$ is constant between the angles orthogonal to differences of two points of one cloud. "
-    r"So the mean over the circle is the sum over these arcs of their length times the plan of any direction "
-    r"inside (computed here from slices at random points of the arcs), Gibbs weights included.",
+    statement=r"For $d = 2$ the lifted plan $G_\theta$ is constant between the angles orthogonal to "
+    r"differences of two points of one cloud. So the mean over the circle is the sum over these arcs of their "
+    r"share of the circle times the plan of any direction inside, and likewise with Gibbs weights.",
+    measured=r"$L^1$ distance of the circle plan from the sum over random directions inside the arcs, or "
+    r"relative difference of the costs",
 )
 def sum_over_arcs(problem: Problem) -> float:
-    """Between two breakpoints no two projections of one cloud change places."""
+    """Between two such angles no two points of one cloud change their order."""
     ends = []
     for cloud, weights in ((problem.x, problem.a), (problem.y, problem.b)):
         for point in cloud[weights > 0]:
@@ -60,10 +66,10 @@ def sum_over_arcs(problem: Problem) -> float:
     angles = np.sort(np.concatenate(ends))
     angles = np.append(angles, angles[0] + np.pi)
     lengths = np.diff(angles)
-    keep = lengths > 1e-12
-    inside = (angles[:-1] + problem.rng(8).uniform(0.2, 0.8, len(lengths)) * lengths)[keep]
+    proper = lengths > 1e-12
+    inside = (angles[:-1] + problem.rng(8).uniform(0.2, 0.8, len(lengths)) * lengths)[proper]
     directions = np.column_stack([np.cos(inside), np.sin(inside)])
-    beta, prior = _scale(problem), lengths[keep] / lengths[keep].sum()
+    beta, prior = _scale(problem), lengths[proper] / lengths[proper].sum()
     slices = expected.expected_sliced_plan(
         problem.x, problem.y, directions, problem.a, problem.b, beta=beta, prior=prior
     )
@@ -77,28 +83,28 @@ def sum_over_arcs(problem: Problem) -> float:
     on="plane",
     tolerance=1e-11,
     source="",
-    statement=r"Rotating both clouds leaves the circle plan unchanged ($\beta = 0$ and $\beta > 0$); $L^1$ "
-    r"distance of the plans.",
+    statement=r"Rotating both clouds leaves the circle plan unchanged, for every $\beta$.",
+    measured=r"$L^1$ distance of the plans, at $\beta = 0$ and at one $\beta > 0$",
 )
 def rotation(problem: Problem) -> float:
-    """The uniform measure on the circle is invariant, and so are distances."""
+    """Rotations leave the uniform measure on the circle and all distances unchanged."""
     turn, worst = _turn(1.234), 0.0
     for beta in (0.0, _scale(problem)):
-        plain, turned = (
+        unturned, turned = (
             circle.circle_plan(x, y, problem.a, problem.b, beta=beta).plan
             for x, y in ((problem.x, problem.y), (problem.x @ turn, problem.y @ turn))
         )
-        worst = max(worst, float(abs(plain - turned).sum()))
+        worst = max(worst, float(abs(unturned - turned).sum()))
     return worst
 
 
 @rotation.without("the whole circle: sixteen fixed directions", at_least=1e-3)
 def rotation_sampled(problem: Problem) -> float:
-    """A sampled plan is invariant only in law."""
+    """The plan of sampled directions has the same law after a rotation, but is another plan."""
     turn, directions = _turn(1.234), problem.directions()
-    plain = expected.expected_sliced_plan(problem.x, problem.y, directions, problem.a, problem.b).plan
+    unturned = expected.expected_sliced_plan(problem.x, problem.y, directions, problem.a, problem.b).plan
     turned = expected.expected_sliced_plan(problem.x @ turn, problem.y @ turn, directions, problem.a, problem.b).plan
-    return float(abs(plain - turned).sum())
+    return float(abs(unturned - turned).sum())
 
 
 @claim(
@@ -107,11 +113,12 @@ def rotation_sampled(problem: Problem) -> float:
     on="seed",
     tolerance=1e-12,
     source="shahbazi2025espformer",
-    statement=r"For three queries and three keys the circle splits among the $3!$ permutations like a pie, and $3 "
-    r"\bar G$ is their mean weighted by angle. The slices of the pie are measured here by sorting in closed form.",
+    statement=r"For three queries and three keys the circle of directions splits into sectors, each with one "
+    r"of the $3!$ permutations, and $3 \bar G$ is the mean of their matrices weighted by angle.",
+    measured=r"largest difference of an entry from the mean over the sectors found by `argsort`",
 )
 def pie(rng: np.random.Generator) -> float:
-    """Six breakpoints at most; one permutation an arc."""
+    """The order of three projections changes at three angles for each cloud. Between them it is one permutation."""
     x, y = rng.normal(size=(2, 3, 2))
     ends = [
         np.arctan2((c[i] - c[j])[0], -(c[i] - c[j])[1]) % np.pi for c in (x, y) for i, j in ((0, 1), (0, 2), (1, 2))
@@ -125,7 +132,7 @@ def pie(rng: np.random.Generator) -> float:
     return float(abs(3 * circle.circle_plan(x, y).plan.toarray() - mean).max())
 
 
-#: Two clouds of three points for which the mean over all directions is worse than no matching at all.
+#: Two clouds of three points for which the mean over all directions costs more than the independent coupling.
 WORSE_X = np.array([[0.75397544, -0.19962441], [0.90637277, -0.18335367], [-7.74564652, 1.38127945]])
 WORSE_Y = np.array([[-0.26478137, 5.48499534], [-0.30031836, -12.67155322], [-0.74417852, 2.22838648]])
 
@@ -137,13 +144,13 @@ WORSE_Y = np.array([[-0.26478137, 5.48499534], [-0.30031836, -12.67155322], [-0.
     tolerance=0.02,
     source="",
     statement=r"“The expected sliced plan never costs more than the independent coupling $a b^\top$.” For two "
-    r"clouds of three points in the plane, over the whole circle, it does: $\sum_{ij} \bar G_{ij} \langle x_i - "
-    r"\bar x, y_j - \bar y \rangle$ is negative. The residual is its size over the product of the standard "
-    r"deviations.",
+    r"clouds of three points in the plane, $p = 2$ and the whole circle of directions, it does: $\sum_{ij} "
+    r"\bar G_{ij} \langle x_i - \bar x, y_j - \bar y \rangle$ is negative.",
+    measured=r"size of this sum, relative to the product of the standard deviations",
 )
 def worse_than_independent() -> float:
-    """Each slice correlates the projections on its own direction, but may anticorrelate all others; where one cloud
-    is long across the other, the latter can win."""
+    """Each slice correlates the projections on its own direction, but may anticorrelate those on all others. If the two
+    clouds are elongated across each other, the others can prevail."""
     x, y = WORSE_X - WORSE_X.mean(axis=0), WORSE_Y - WORSE_Y.mean(axis=0)
     plan = circle.circle_plan(x, y).plan
     return float(-np.sum(x * (plan @ y)) / np.sqrt((x**2).sum(axis=1).mean() * (y**2).sum(axis=1).mean()))
@@ -153,7 +160,7 @@ def worse_than_independent() -> float:
     "the mean over directions: the cheapest slice is better than independence", at_least=0.02
 )
 def best_slice_is_better() -> float:
-    """Among all directions there is one that gains."""
+    """Some direction has a plan that costs less."""
     angles = dirs.sample_directions(500, 2, method="equispaced")
     smallest = expected.min_sliced_plan(WORSE_X, WORSE_Y, angles).cost
     independent = lift.transport_cost(np.full((3, 3), 1 / 9), WORSE_X, WORSE_Y)
@@ -164,12 +171,12 @@ COUNTS = np.array([16, 32, 64, 128, 256, 512])
 
 
 def _slope(method: str, rng: np.random.Generator, repeats: int) -> float:
-    """Log-log slope of the error of the expected plan (Frobenius, root mean square over repeats) in L."""
+    """Log-log slope in L of the error of the expected plan (Frobenius norm, root mean square over repeats)."""
     x, y = rng.normal(size=(2, 12, 2))
     exact = circle.circle_plan(x, y).plan.toarray()
     errors = np.zeros(len(COUNTS))
     for _ in range(repeats):
-        turn = _turn(rng.uniform(0, np.pi))  # equispaced directions have no randomness of their own
+        turn = _turn(rng.uniform(0, np.pi))  # equispaced directions are not random
         for k, count in enumerate(COUNTS):
             directions = dirs.sample_directions(count, 2, method=method, rng=rng) @ turn
             errors[k] += np.sum((expected.expected_sliced_plan(x, y, directions).plan.toarray() - exact) ** 2)
@@ -182,11 +189,12 @@ def _slope(method: str, rng: np.random.Generator, repeats: int) -> float:
     on="seed",
     tolerance=0.1,
     source="",
-    statement=r"The error of $L$ random directions against the exact circle plan decays like $L^{-1/2}$; the "
-    r"residual is the deviation of the log-log slope, $L = 16 \dots 512$.",
+    statement=r"The expected plan of $L$ random directions tends to the circle plan like $L^{-1/2}$.",
+    measured=r"deviation of the log-log slope of the root mean square error from $-1/2$, for $L = 16 \dots "
+    r"512$",
 )
 def monte_carlo_rate(rng: np.random.Generator) -> float:
-    """The mean of independent plans with finite variance."""
+    """The expected plan is the mean of independent plans of finite variance."""
     return abs(_slope("random", rng, 12) + 0.5)
 
 
@@ -196,11 +204,13 @@ def monte_carlo_rate(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=-0.9,
     source="",
-    statement=r"Equispaced directions, turned at random, decay like $L^{-1}$: the log-log slope of the error is "
-    r"at most $-0.9$.",
+    statement=r"The expected plan of $L$ equispaced directions, turned at random, tends to the circle plan "
+    r"like $L^{-1}$.",
+    measured=r"log-log slope of the root mean square error, for $L = 16 \dots 512$",
 )
 def equispaced_rate(rng: np.random.Generator) -> float:
-    """The integrand is piecewise constant: each jump costs at most one cell of width pi/L."""
+    r"""The plan is a piecewise constant function of the angle: each jump causes an error in one cell of width $\pi /
+    L$."""
     return _slope("equispaced", rng, 12)
 
 
@@ -210,8 +220,10 @@ def equispaced_rate(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=-0.55,
     source="",
-    statement=r"Scrambled Sobol directions beat independent ones: the log-log slope of the error is at most $-0.55$.",
+    statement=r"The expected plan of $L$ scrambled Sobol directions tends to the circle plan faster than "
+    r"$L^{-1/2}$, the rate of independent directions.",
+    measured=r"log-log slope of the root mean square error, for $L = 16 \dots 512$",
 )
 def sobol_rate(rng: np.random.Generator) -> float:
-    """A piecewise constant integrand of two Gaussian coordinates; no rate is proven here."""
+    """Measured, not proven: the integrand is a piecewise constant function of two Gaussian coordinates."""
     return _slope("sobol", rng, 12)

@@ -1,15 +1,22 @@
 """The ledger: what a claim is, how it is registered, and how it is run.
 
-A claim is a function that measures one statement of the theory on the code of this package and returns one number.
-For a *theorem* the number is a residual: it must be at most the tolerance. For a *refutation* it is the size of the
-violation: it must be at least the tolerance. A *measurement* may be either. The docstring of the function is the proof,
-or says where it stands.
+A claim is a statement and a function, its *check*, that measures the statement on the code of this package and returns
+one number. There are four kinds:
 
-    @claim("line.sorted-is-optimal", kind="theorem", on="pair", tolerance=1e-12,
-           statement=r"...", source="peyre2019computational")
+* a *theorem* is mathematics; the number is a residual and must be at most the tolerance;
+* a *property* is a promise of this software, such as the same bits for the same seed; its number is bounded likewise;
+* a *refutation* quotes a statement that is false; the number is the size of the violation and must be at least the
+  tolerance;
+* a *measurement* is a number that experiments give and no proof does; it may be bounded from either side.
+
+The statement is mathematics and nothing else; ``measured`` says what the number is. The docstring of the check is the
+proof, or says where it can be found.
+
+    @claim("line.sorted-is-optimal", kind="theorem", on="pair", tolerance=1e-12, source="peyre2019computational",
+           statement=r"...", measured=r"...")
     def sorted_is_optimal(problem): ...
 
-A *companion* drops a hypothesis of the claim and must see the statement fail, by at least its own margin:
+A *companion* drops a hypothesis of the claim. The statement must then fail, by at least the companion's own margin:
 
     @sorted_is_optimal.without("convexity of the cost", at_least=1e-3)
     def concave_cost(problem): ...
@@ -29,12 +36,12 @@ import numpy as np
 
 from .problems import Problem, fits
 
-Kind = Literal["theorem", "refutation", "measurement"]
+Kind = Literal["theorem", "property", "refutation", "measurement"]
 Scope = Literal["fixed", "seed", "pair", "square", "plane"]
 Sense = Literal["at most", "at least"]
 Verdict = Literal["holds", "refuted", "fails", "error", "skipped"]
 
-#: What a claim may need beyond numpy and scipy: module to import -> extra that installs it.
+#: Modules that a claim may need beyond NumPy and SciPy, and the extra that installs each.
 EXTRAS = {
     "ot": "verify",
     "sklearn": "verify",
@@ -47,7 +54,7 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Companion:
-    """The same statement with one hypothesis dropped: ``check`` must come out at ``at_least`` or more."""
+    """The same statement with one hypothesis dropped: ``check`` must return ``at_least`` or more."""
 
     dropped: str
     check: Callable[..., float]
@@ -69,10 +76,11 @@ class Claim:
     on: Scope
     needs: tuple[str, ...] = ()
     companions: list[Companion] = field(default_factory=list)
+    measured: str = ""
 
     @property
     def chapter(self) -> str:
-        """The module the claim speaks about, the first part of its identifier."""
+        """The module that the claim is about, the first part of its identifier."""
         return self.id.split(".")[0]
 
     @property
@@ -92,7 +100,7 @@ class Claim:
         return register
 
     def missing(self) -> str | None:
-        """The pip line that mends a missing extra, or None when nothing is missing."""
+        """The pip line that installs what the claim needs and is missing, or None."""
         extras = sorted({EXTRAS[name] for name in self.needs if importlib.util.find_spec(name) is None})
         return f"pip install 'espref[{','.join(extras)}]'" if extras else None
 
@@ -108,22 +116,25 @@ def claim(
     source: str,
     on: Scope,
     tolerance: float,
+    measured: str = "",
     sense: Sense | None = None,
     needs: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., float]], Claim]:
     """Enter the decorated check into the ledger.
 
-    on : what the check is run on. "fixed": ``check()``, once; "seed": ``check(rng)``, once a seed; "pair":
+    statement : hypotheses and assertion, as they would be printed in a paper.
+    measured : what the check returns, as a noun phrase that completes "measured as".
+    on : what the check is run on. "fixed": ``check()``, once; "seed": ``check(rng)``, once per seed; "pair":
         ``check(problem)`` for every problem; "square": those with n = m and uniform weights; "plane": those with d = 2.
-    sense : "at most" (default for theorems and measurements) or "at least" (default for refutations).
-    needs : modules beyond numpy and scipy, keys of ``EXTRAS``; without them the claim is skipped, and says so.
+    sense : "at least" (default for refutations) or "at most" (default for all other kinds).
+    needs : modules beyond NumPy and SciPy, keys of ``EXTRAS``; without them the claim is skipped with the pip line.
     """
     if id in LEDGER:
         raise ValueError(f"id: expected a new identifier, got {id!r}, which is in the ledger")
 
     def register(check: Callable[..., float]) -> Claim:
         default: Sense = "at least" if kind == "refutation" else "at most"
-        entry = Claim(id, kind, statement, source, check, tolerance, sense or default, on, needs)
+        entry = Claim(id, kind, statement, source, check, tolerance, sense or default, on, needs, measured=measured)
         LEDGER[id] = entry
         return entry
 
@@ -144,14 +155,14 @@ class Outcome(NamedTuple):
 
     @property
     def good(self) -> bool:
-        """True unless the claim fell."""
+        """True unless the claim failed."""
         return self.verdict in ("holds", "refuted", "skipped")
 
 
 def _residuals(
     check: Callable[..., float], on: Scope, problems: Sequence[Problem], seeds: int
 ) -> Iterator[tuple[str, float]]:
-    """(where, residual) for each thing the check is run on."""
+    """(name, residual) of each seed or problem the check is run on."""
     if on == "fixed":
         yield "fixed", float(check())
     elif on == "seed":
@@ -164,9 +175,9 @@ def _residuals(
 
 
 @contextmanager
-def _one_torch_thread(used: bool) -> Iterator[None]:
-    """Problems this small gain nothing from more threads, and lose much to their waiting where cores are shared."""
-    if not used:
+def _one_torch_thread(uses_torch: bool) -> Iterator[None]:
+    """On problems this small more threads save no time, and cost much where cores are shared."""
+    if not uses_torch:
         yield
         return
     import torch
@@ -180,7 +191,7 @@ def _one_torch_thread(used: bool) -> Iterator[None]:
 
 
 def run_claim(entry: Claim, problems: Sequence[Problem], seeds: int = 3) -> Outcome:
-    """Run one claim and its companions on all it applies to; keep the worst residual."""
+    """Run one claim and its companions on everything they apply to; the worst residual counts."""
     with _one_torch_thread("torch" in entry.needs and entry.missing() is None):
         return _run_claim(entry, problems, seeds)
 
@@ -197,25 +208,29 @@ def _run_claim(entry: Claim, problems: Sequence[Problem], seeds: int) -> Outcome
         return outcome("skipped", math.nan, (), 0, "", remedy)
     at_most = entry.sense == "at most"
     try:
-        found = list(_residuals(entry.check, entry.on, problems, seeds))
-        if not found:
-            return outcome("skipped", math.nan, (), 0, "", "none of the given problems has what the claim asks for")
+        residuals = list(_residuals(entry.check, entry.on, problems, seeds))
+        if not residuals:
+            return outcome("skipped", math.nan, (), 0, "", "the claim applies to none of the given problems")
         # a NaN is the worst of all, whatever the sense
-        worst, residual = max(found, key=lambda f: math.inf if math.isnan(f[1]) else f[1] if at_most else -f[1])
-        dropped = []
-        for companion in entry.companions:
-            values = [value for _, value in _residuals(companion.check, companion.on, problems, seeds)]
-            dropped.append(min(values, default=math.inf))
-    except Exception as error:  # a claim that cannot be computed has fallen, and the run goes on
+        worst, residual = max(residuals, key=lambda r: math.inf if math.isnan(r[1]) else r[1] if at_most else -r[1])
+        violations = tuple(_smallest_violation(companion, problems, seeds) for companion in entry.companions)
+    except Exception as error:  # a claim that cannot be computed counts as failed, and the run goes on
         return outcome("error", math.nan, (), 0, "", f"{type(error).__name__}: {error}")
-    stands = residual <= entry.tolerance if at_most else residual >= entry.tolerance
-    mute = [c.dropped for c, value in zip(entry.companions, dropped, strict=True) if not value >= c.at_least]
-    if not stands:
-        return outcome("fails", residual, tuple(dropped), len(found), worst, f"worst on {worst}")
-    if mute:
-        return outcome("fails", residual, tuple(dropped), len(found), worst, f"holds even without {'; '.join(mute)}")
+    within = residual <= entry.tolerance if at_most else residual >= entry.tolerance
+    unneeded = [c.dropped for c, value in zip(entry.companions, violations, strict=True) if not value >= c.at_least]
     verdict: Verdict = "refuted" if entry.kind == "refutation" else "holds"
-    return outcome(verdict, residual, tuple(dropped), len(found), worst, "")
+    note = ""
+    if not within:
+        verdict, note = "fails", f"worst on {worst}"
+    elif unneeded:
+        verdict, note = "fails", f"holds even without {'; '.join(unneeded)}"
+    return outcome(verdict, residual, violations, len(residuals), worst, note)
+
+
+def _smallest_violation(companion: Companion, problems: Sequence[Problem], seeds: int) -> float:
+    """The least that a companion's check returns; infinite where it applies to nothing."""
+    violations = _residuals(companion.check, companion.on, problems, seeds)
+    return min((violation for _, violation in violations), default=math.inf)
 
 
 def run(
@@ -224,7 +239,7 @@ def run(
     seeds: int = 3,
     progress: Callable[[Claim], Any] = lambda entry: None,
 ) -> Iterator[Outcome]:
-    """Run claims one after the other; ``progress`` is called with each before it starts."""
+    """Run claims one after the other; ``progress`` is called with each claim before it is run."""
     for entry in entries:
         progress(entry)
         yield run_claim(entry, problems, seeds)

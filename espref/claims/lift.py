@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import coo_array
 
 from .. import lift, line, solvers
 from .ledger import claim
@@ -10,7 +11,7 @@ from .line import EXPONENTS
 from .problems import Problem
 
 
-def _plans(problem: Problem, n_directions: int = 6, ties: str = "split") -> list:
+def _plans(problem: Problem, n_directions: int = 6, ties: str = "split") -> list[coo_array]:
     return lift.sliced_plans(problem.x, problem.y, problem.directions(n_directions), problem.a, problem.b, ties=ties)
 
 
@@ -20,15 +21,17 @@ def _plans(problem: Problem, n_directions: int = 6, ties: str = "split") -> list
     on="pair",
     tolerance=1e-14,
     source="liu2025est",
-    statement=r"Every lifted plan is a plan between source and target: marginals $a$ and $b$, no negative entry. "
-    r"The residual is the largest deviation in units of the total mass.",
+    statement=r"Every lifted plan is a plan between source and target: $G_\theta \ge 0$, with marginals $a$ "
+    r"and $b$.",
+    measured=r"largest deviation of a row or column sum, or largest negative entry, with ties split and with "
+    r"ties kept in order",
 )
 def marginals(problem: Problem) -> float:
-    """Lifting relabels the points of the line; masses stay."""
+    """The lifted plan has the entries of the plan on the line, whose marginals are a and b."""
     worst = 0.0
     for plan in _plans(problem) + _plans(problem, ties="first"):
-        off = max(abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
-        worst = max(worst, off, -plan.data.min())
+        deviation = max(abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
+        worst = max(worst, float(deviation), -float(plan.data.min()))
     return worst
 
 
@@ -38,12 +41,17 @@ def marginals(problem: Problem) -> float:
     on="pair",
     tolerance=1e-13,
     source="",
-    statement=r"The slice costs computed without plans equal $\langle C, G_\theta \rangle$, for $p = 1, 3/2, 2, "
-    r"3$, ties split or kept; relative residual. Axis directions are among them, so that grids tie.",
+    statement=r"Let $\Lambda$ be the monotone plan between the classes $U$, $V$ of tied points, with weighted "
+    r"means $\bar x_U$, $\bar y_V$ and variances $\sigma_U^2$, $\sigma_V^2$. For $p = 2$ the cost of the "
+    r"lifted plan is $\langle C, G_\theta \rangle = \sum_{U, V} \Lambda(U, V)\, (|\bar x_U - \bar y_V|^2 + "
+    r"\sigma_U^2 + \sigma_V^2)$, so that the plan itself is not needed.",
+    measured=r"largest relative difference of `slice_costs` from $\langle C, G_\theta \rangle$ for $p = 1, "
+    r"3/2, 2, 3$, with ties split and with ties kept in order, along random directions and along axes, where "
+    r"grids tie",
 )
 def costs_need_no_plan(problem: Problem) -> float:
-    r"""Between classes U and V the mean of $|x - y|^2$ is $|\bar x - \bar y|^2$ plus both variances; for other p
-    the pairs are summed one by one."""
+    r"""Within a pair of classes the plan is independent, and the mean of $|x - y|^2$ over independent $x$ and $y$ is
+    $|\bar x - \bar y|^2$ plus both variances. For other $p$ the pairs are summed one by one."""
     directions = np.vstack([problem.directions(4), np.eye(problem.dim)[:2]])
     worst = 0.0
     for ties in line.TIES:
@@ -62,18 +70,21 @@ def costs_need_no_plan(problem: Problem) -> float:
     on="pair",
     tolerance=1e-13,
     source="",
-    statement=r"$\langle C, G \rangle$ is the same for a plan held sparse and dense, and equals "
-    r"$\sum_i a_i |x_i|^2 + \sum_j b_j |y_j|^2 - 2 \langle x, G y \rangle$ for $p = 2$.",
+    statement=r"For $p = 2$ and every plan $G$, $\langle C, G \rangle = \sum_i a_i |x_i|^2 + \sum_j b_j "
+    r"|y_j|^2 - 2 \langle x, G y \rangle$.",
+    measured=r"difference of the two sides, and of the cost of a sparse plan from that of the same plan as a "
+    r"dense array, relative to the first two terms",
 )
 def cost_is_linear(problem: Problem) -> float:
-    """Expand the square and use the marginals. Clouds are centred at the target's mean to keep the terms small."""
+    """Expand the square and use the marginals. Both clouds are centred at the target's mean, so that the terms stay
+    small."""
     plan = _plans(problem, 1)[0]
     centre = problem.b @ problem.y
     x, y = problem.x - centre, problem.y - centre
     parts = problem.a @ (x**2).sum(1) + problem.b @ (y**2).sum(1)
     expanded = parts - 2 * np.sum(x * (plan @ y))
     sparse, dense = (lift.transport_cost(g, problem.x, problem.y) for g in (plan, plan.toarray()))
-    return max(abs(sparse - expanded), abs(sparse - dense)) / parts
+    return float(max(abs(sparse - expanded), abs(sparse - dense)) / parts)
 
 
 @claim(
@@ -83,11 +94,12 @@ def cost_is_linear(problem: Problem) -> float:
     tolerance=1e-12,
     needs=("ot",),
     source="liu2025est",
-    statement=r"No lifted plan beats the optimal one: $c_\theta \ge W_p^p$ for every direction ($p = 1, 2$). The "
-    r"residual is the largest relative shortfall.",
+    statement=r"No lifted plan costs less than the optimal one: $c_\theta \ge W_p^p$ for every direction and "
+    r"every $p \ge 1$.",
+    measured=r"largest shortfall for $p = 1, 2$, relative to $W_p^p$",
 )
 def above_wasserstein(problem: Problem) -> float:
-    """A lifted plan is one of the plans over which $W_p^p$ minimises."""
+    """The lifted plan is one of the plans over which $W_p^p$ is the minimum."""
     worst = 0.0
     for p in (1, 2):
         best = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b, p=p).cost
@@ -102,11 +114,12 @@ def above_wasserstein(problem: Problem) -> float:
     on="pair",
     tolerance=1e-13,
     source="",
-    statement=r"The one-dimensional cost of a slice is at most its lifted cost: "
+    statement=r"Let $|\theta| = 1$. The cost of a slice on the line is at most that of its lifted plan: "
     r"$\sum_{ij} |\langle \theta, x_i - y_j \rangle|^p\, G_{\theta,ij} \le c_\theta$.",
+    measured=r"largest excess for $p = 1, 3/2, 2, 3$, relative to $c_\theta$",
 )
 def projected_cost(problem: Problem) -> float:
-    """Cauchy and Schwarz, for unit directions."""
+    r"""$|\langle \theta, x_i - y_j \rangle| \le |x_i - y_j|$ by Cauchy and Schwarz."""
     directions, worst = problem.directions(6), -np.inf
     for p in EXPONENTS:
         costs = lift.slice_costs(problem.x, problem.y, directions, problem.a, problem.b, p=p)
@@ -118,12 +131,12 @@ def projected_cost(problem: Problem) -> float:
 
 @projected_cost.without("unit length of the directions", at_least=0.1)
 def long_direction(problem: Problem) -> float:
-    """A direction of length 100 stretches the line, not the space."""
+    """A direction of length 100 stretches distances on the line, but not in space."""
     direction = 100 * problem.directions(1)
     plan = lift.sliced_plans(problem.x, problem.y, direction, problem.a, problem.b)[0]
     projected = lift.transport_cost(plan, problem.x @ direction.T, problem.y @ direction.T)
     cost = lift.slice_costs(problem.x, problem.y, direction, problem.a, problem.b)[0]
-    return (projected - cost) / cost
+    return float((projected - cost) / cost)
 
 
 @claim(
@@ -134,10 +147,12 @@ def long_direction(problem: Problem) -> float:
     source="",
     statement=r"Translating one cloud, or scaling it by a positive factor, leaves every lifted plan $G_\theta$ "
     r"unchanged.",
+    measured=r"largest change of an entry under $x \mapsto 4 x + 8$, along axes and on coordinates free of "
+    r"rounding",
 )
 def translation_and_scaling(problem: Problem) -> float:
-    """Projections move by an increasing map, and the plan on the line depends on order alone. Powers of two, and
-    points rounded to a dyadic grid, keep the projections on axes free of rounding."""
+    """The projections change by an increasing map, and the plan on the line depends on their order alone. Points
+    rounded to multiples of 1/64 and powers of two keep the projections on axes free of rounding."""
     x, y = np.round(problem.x * 64) / 64, np.round(problem.y * 64) / 64
     axes = np.eye(problem.dim)[:3]
     moved = lift.sliced_plans(4 * x + 8, y, axes, problem.a, problem.b)
@@ -151,26 +166,27 @@ def translation_and_scaling(problem: Problem) -> float:
     on="pair",
     tolerance=1e-15,
     source="",
-    statement=r"Opposite directions have the same plan: $G_{-\theta} = G_\theta$. So half a sphere of directions "
-    r"is enough.",
+    statement=r"Opposite directions have the same lifted plan, $G_{-\theta} = G_\theta$. So half a sphere of "
+    r"directions is enough.",
+    measured=r"largest difference of an entry",
 )
 def opposite_directions(problem: Problem) -> float:
-    """The monotone plan matched from right to left is the monotone plan."""
+    """Matching from right to left gives the same monotone plan as matching from left to right."""
     other = lift.sliced_plans(problem.x, problem.y, -problem.directions(6), problem.a, problem.b)
     return float(max(abs(plan - flipped).max() for plan, flipped in zip(_plans(problem), other, strict=True)))
 
 
 @claim(
     "lift.equal-points-stay-tied",
-    kind="theorem",
+    kind="property",
     on="seed",
     tolerance=0,
     source="",
-    statement=r"Equal points have equal projections, to the last bit, wherever they stand in the cloud. The "
-    r"residual is the largest difference.",
+    statement=r"Equal points of a cloud have equal projections, to the last bit, whatever their place in it.",
+    measured=r"largest difference between projections of equal points",
 )
 def equal_points(rng: np.random.Generator) -> float:
-    """Each score is summed in the same order. (A blocked matrix product need not do so.)"""
+    """The coordinates of every point are added in the same order, which a blocked matrix product does not promise."""
     worst = 0.0
     for n, dim in ((7, 3), (33, 17), (257, 64)):
         cloud = np.vstack([rng.normal(size=(1, dim))] * n)

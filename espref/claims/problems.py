@@ -1,4 +1,4 @@
-"""The problems that claims are run on: pairs of weighted clouds, synthetic, real, or the user's own."""
+"""The problems that claims are run on: pairs of weighted clouds, synthetic, real, or from the user's files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Problem:
 
     @property
     def dim(self) -> int:
-        return self.x.shape[1]
+        """Dimension d of the space."""
+        return int(self.x.shape[1])
 
     @property
     def square(self) -> bool:
@@ -34,16 +35,16 @@ class Problem:
         return len(self.x) == len(self.y) and len(set(self.a) | set(self.b)) == 1
 
     def rng(self, salt: int = 0) -> np.random.Generator:
-        """A generator of this problem's own: same problem, same seed, same numbers."""
+        """A generator that belongs to this problem: same problem and ``salt``, same numbers."""
         return np.random.default_rng([self.seed, zlib.crc32(self.name.encode()), salt])
 
     def directions(self, n_directions: int = 16) -> Array:
-        """Random directions of the problem's dimension, shape (L, d), the same at every call."""
+        """Random directions in the problem's space, shape (L, d), the same at every call."""
         return sample_directions(n_directions, self.dim, rng=self.rng(1))
 
 
 def fits(problem: Problem, scope: str) -> bool:
-    """Whether a claim of this scope ("pair", "square", "plane") speaks about the problem."""
+    """Whether a claim of this scope ("pair", "square", "plane") applies to the problem."""
     return {"pair": True, "square": problem.square, "plane": problem.dim == 2}[scope]
 
 
@@ -54,13 +55,14 @@ def uniform(n: int) -> Array:
 
 def _dirichlet(rng: np.random.Generator, n: int, zeros: int) -> Array:
     """Random weights, ``zeros`` of them zero."""
-    weights = rng.dirichlet(np.ones(n))
+    weights: Array = rng.dirichlet(np.ones(n))
     weights[rng.choice(n, zeros, replace=False)] = 0.0
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def synthetic_problems(seed: int = 0) -> list[Problem]:
-    """Small pairs of clouds that differ in what can go wrong: sizes, weights, ties, dimension, scale."""
+    """Small pairs of clouds that cover sizes, weights, ties, dimensions and scales."""
     rng = np.random.default_rng([seed, 314159])
     normal = rng.normal
     grid = np.array([(i, j) for i in range(5) for j in range(4)], dtype=float)
@@ -101,7 +103,8 @@ def _photograph_colours(name: str, rng: np.random.Generator, n: int) -> Array:
     from sklearn.datasets import load_sample_image
 
     pixels = load_sample_image(name).reshape(-1, 3)
-    return pixels[rng.choice(len(pixels), n, replace=False)] / 255.0
+    colours: Array = pixels[rng.choice(len(pixels), n, replace=False)] / 255.0
+    return colours
 
 
 def _digit(rng: np.random.Generator, label: int) -> tuple[Array, Array]:
@@ -116,7 +119,7 @@ def _digit(rng: np.random.Generator, label: int) -> tuple[Array, Array]:
 
 
 def real_problems(seed: int = 0) -> list[Problem]:
-    """Colours of scikit-learn's two photographs, and digits as weighted clouds on their pixel grid (heavy ties)."""
+    """Colours of scikit-learn's two photographs, and digits as weighted clouds on their pixel grid (many ties)."""
     rng = np.random.default_rng([seed, 161803])
     tag = f" #{seed}"
     china = _photograph_colours("china.jpg", rng, 120)
@@ -132,16 +135,22 @@ def real_problems(seed: int = 0) -> list[Problem]:
 
 
 def user_problem(x: Array, y: Array, a: Array | None, b: Array | None, *, max_points: int, seed: int = 0) -> Problem:
-    """The user's own clouds, thinned at random to ``max_points`` a side so that the dense oracles can follow."""
+    """The user's clouds, reduced at random to at most ``max_points`` points each, since the exact solvers are dense.
+
+    Raises
+    ------
+    ValueError
+        When all points drawn from a cloud have weight zero.
+    """
     rng = np.random.default_rng([seed, 141421])
 
     def thin(points: Array, weights: Array | None) -> tuple[Array, Array]:
         weights = uniform(len(points)) if weights is None else weights
-        keep = np.sort(rng.choice(len(points), min(len(points), max_points), replace=False))
-        kept = weights[keep]
-        if kept.sum() == 0:
-            raise ValueError("weights: the points drawn for verification weigh nothing; raise --max-points")
-        return points[keep], kept / kept.sum()
+        drawn = np.sort(rng.choice(len(points), min(len(points), max_points), replace=False))
+        mass = weights[drawn].sum()
+        if mass == 0:
+            raise ValueError("weights: all points drawn for verification have weight zero; raise --max-points")
+        return points[drawn], weights[drawn] / mass
 
     (x, a), (y, b) = thin(x, a), thin(y, b)
     return Problem("your clouds", x, y, a, b, "user", seed)

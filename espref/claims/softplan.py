@@ -7,6 +7,7 @@ import numpy as np
 from .. import expected, lift, line, solvers
 from .. import softplan as sp
 from .. import softsort as ss
+from .._checks import Array
 from .ledger import claim
 from .line import scores
 from .problems import Problem
@@ -14,16 +15,16 @@ from .problems import Problem
 KINDS = tuple((power, sort) for power in (1, 2) for sort in ("soft", "balanced"))
 
 
-def _spread(u: np.ndarray) -> float:
-    """The scale of scores, never zero."""
+def _spread(u: Array) -> float:
+    """Standard deviation of the scores, or 1 where it vanishes."""
     return float(np.std(u)) or 1.0
 
 
-def _plan(problem: Problem, scale: float, power: int, sort: str) -> np.ndarray:
-    """The soft line plan of one slice, tau being ``scale`` times the spread of the scores to the power q."""
+def _plan(problem: Problem, tau: float, power: int, sort: str) -> Array:
+    """The soft plan of one slice, with both sets of scores scaled to standard deviation 1."""
     u, v = scores(problem)
     u, v = u / _spread(u), v / _spread(v)
-    return sp.soft_line_plan(u, v, scale, problem.a, problem.b, power=power, sort=sort)
+    return sp.soft_line_plan(u, v, tau, problem.a, problem.b, power=power, sort=sort)
 
 
 @claim(
@@ -32,10 +33,11 @@ def _plan(problem: Problem, scale: float, power: int, sort: str) -> np.ndarray:
     on="pair",
     tolerance=1e-12,
     source="shahbazi2025espformer",
-    statement=r"Every soft plan is nonnegative and has total mass 1, balanced or not.",
+    statement=r"Every soft plan is nonnegative and has total mass 1, with SoftSort and balanced.",
+    measured=r"largest deviation of the mass, or largest negative entry",
 )
 def mass_one(problem: Problem) -> float:
-    """Rows of both soft sorts sum to 1, and the plan between ranks has mass 1."""
+    """The rows of soft permutations sum to 1, and the plan between ranks has mass 1."""
     plans = [_plan(problem, 0.1, *kind) for kind in KINDS]
     return max(max(abs(float(plan.sum()) - 1), -float(plan.min())) for plan in plans)
 
@@ -46,11 +48,12 @@ def mass_one(problem: Problem) -> float:
     on="square",
     tolerance=1e-12,
     source="",
-    statement=r"For $n = m$ and uniform weights the row sums of $n\, G = P^\top Q$ are the column sums of $P$, "
-    r"its column sums those of $Q$.",
+    statement=r"For $n = m$ and uniform weights the soft plan is $G = \frac1n P^\top Q$. The row sums of $n\, "
+    r"G$ are the column sums of $P$, and its column sums are those of $Q$.",
+    measured=r"largest difference of a sum",
 )
 def column_sums(problem: Problem) -> float:
-    r"""$P^\top Q 1 = P^\top 1$ and $Q^\top P 1 = Q^\top 1$."""
+    r"""$Q 1 = 1$ and $P 1 = 1$, so $P^\top Q 1 = P^\top 1$ and $Q^\top P 1 = Q^\top 1$."""
     u, v = scores(problem)
     u, v, n, worst = u / _spread(u), v / _spread(v), len(problem.x), 0.0
     for power, sort in KINDS:
@@ -67,15 +70,17 @@ def column_sums(problem: Problem) -> float:
     on="pair",
     tolerance=1e-11,
     source="",
-    statement=r"With balanced sorts the soft plan has marginals $a$ and $b$ at every $\tau$, for all weights, "
-    r"sizes and ties. Largest deviation relative to the largest weight.",
+    statement=r"With balanced soft sorts the soft plan has marginals $a$ and $b$ at every $\tau > 0$, for all "
+    r"weights, sizes and ties.",
+    measured=r"largest deviation of a row or column sum, relative to the largest weight",
 )
 def balanced_plan(problem: Problem) -> float:
-    r"""$P^\top a_{()} = a$ for the weighted balanced sort, and likewise for the target."""
+    r"""$P^\top a_{()} = a$ for the weighted balanced soft permutation and the sorted weights $a_{()}$, and likewise for
+    the target."""
     worst = 0.0
     for power in (1, 2):
-        for scale in (1e-4, 0.03, 1.0, 100.0):
-            plan = _plan(problem, scale, power, "balanced")
+        for tau in (1e-4, 0.03, 1.0, 100.0):
+            plan = _plan(problem, tau, power, "balanced")
             worst = max(worst, abs(plan.sum(axis=1) - problem.a).max() / problem.a.max())
             worst = max(worst, abs(plan.sum(axis=0) - problem.b).max() / problem.b.max())
     return float(worst)
@@ -83,7 +88,7 @@ def balanced_plan(problem: Problem) -> float:
 
 @balanced_plan.without("balance: SoftSort at $\\tau = 0.1$", at_least=0.01)
 def soft_defect(problem: Problem) -> float:
-    """The local density of the scores shows in the marginals."""
+    """The marginals follow the local density of the scores."""
     plan = _plan(problem, 0.1, 2, "soft")
     rows = abs(plan.sum(axis=1) - problem.a).max() / problem.a.max()
     return float(max(rows, abs(plan.sum(axis=0) - problem.b).max() / problem.b.max()))
@@ -95,11 +100,12 @@ def soft_defect(problem: Problem) -> float:
     on="seed",
     tolerance=0.15,
     source="shahbazi2025espformer",
-    statement=r"“The plan $\frac1n P^\top Q$ of SoftSort has uniform marginals.” At $\tau = 0.1$ (Laplace) it "
-    r"misses them for 64 Gaussian scores a side; the residual is the largest relative deviation.",
+    statement=r"“The plan $\frac1n P^\top Q$ of SoftSort has uniform marginals.” With the Laplace kernel at "
+    r"$\tau = 0.1$ it does not, for 64 Gaussian scores on each side.",
+    measured=r"largest relative deviation of a row or column sum",
 )
 def soft_not_plan(rng: np.random.Generator) -> float:
-    """Its marginals are column sums of row-stochastic matrices."""
+    """Its marginals are column sums of SoftSort over n; see `softsort.is-doubly-stochastic`."""
     u, v = rng.normal(size=(2, 64))
     return lift.marginal_defect(sp.soft_line_plan(u, v, 0.1))
 
@@ -110,12 +116,14 @@ def soft_not_plan(rng: np.random.Generator) -> float:
     on="pair",
     tolerance=1e-12,
     source="liu2025est, prillo2020softsort",
-    statement=r"As $\tau \to 0$ the soft plan, balanced or not, tends to the tie-splitting plan of the line, "
-    r"weights and ties included: equal at $\tau = 0$, and at $10^{-6}$ times the smallest gap. Scores are "
-    r"rounded, so that many tie.",
+    statement=r"As $\tau \to 0$ the soft plan, with SoftSort or balanced, tends to the tie-splitting plan of "
+    r"the line, for all weights and ties.",
+    measured=r"largest difference of an entry at $\tau = 0$ and $10^{-6}$, on scores rounded so that many are "
+    r"tied",
 )
 def hard_limit(problem: Problem) -> float:
-    """Within a class of equal scores the weighted soft sort spreads every rank in proportion to the weights."""
+    """In the limit the weighted soft permutation distributes each rank over a class of equal scores in proportion to
+    their weights."""
     u, v = (np.round(4 * s / _spread(s)) for s in scores(problem))
     exact = line.line_plan(u, v, problem.a, problem.b).toarray()
     soft = [
@@ -132,11 +140,11 @@ def hard_limit(problem: Problem) -> float:
     on="pair",
     tolerance=1e-9,
     source="",
-    statement=r"As $\tau \to \infty$ the soft plan tends to the independent coupling $a b^\top$ (measured at "
-    r"$10^{12}$).",
+    statement=r"As $\tau \to \infty$ the soft plan tends to the independent coupling $a b^\top$.",
+    measured=r"largest difference of an entry at $\tau = 10^{12}$",
 )
 def flat_limit(problem: Problem) -> float:
-    """Both soft sorts forget the scores and spread every rank in proportion to the weights."""
+    """In the limit soft permutations distribute each rank in proportion to the weights, whatever the scores."""
     independent = np.outer(problem.a, problem.b)
     return max(float(abs(_plan(problem, 1e12, *kind) - independent).max()) for kind in KINDS)
 
@@ -147,11 +155,13 @@ def flat_limit(problem: Problem) -> float:
     on="square",
     tolerance=1e-12,
     source="",
-    statement=r"$n \langle C, G \rangle = \sum_j c^P_j |x_j|^2 + \sum_k c^Q_k |y_k|^2 - 2 \langle P x, Q y "
-    r"\rangle$ for the squared cost, with the column sums $c^P = P^\top 1$, $c^Q = Q^\top 1$. Relative residual.",
+    statement=r"Let $n = m$ and the weights be uniform, and let $c^P = P^\top 1$, $c^Q = Q^\top 1$ be the "
+    r"column sums. For the squared cost, $n \langle C, G \rangle = \sum_j c^P_j |x_j|^2 + \sum_k c^Q_k |y_k|^2 "
+    r"- 2 \langle P x, Q y \rangle$.",
+    measured=r"difference of the two sides, relative to the first two terms on the right",
 )
 def cost_identity(problem: Problem) -> float:
-    """Expand the square; the cross term is the trace of $x^T P^T Q y$."""
+    r"""Expand the square. The cross term is $\mathrm{tr}(x^\top P^\top Q y)$."""
     u, v = scores(problem)
     u, v, worst = u / _spread(u), v / _spread(v), 0.0
     x, y = problem.x - problem.y.mean(axis=0), problem.y - problem.y.mean(axis=0)
@@ -170,8 +180,9 @@ def cost_identity(problem: Problem) -> float:
     on="pair",
     tolerance=1e-12,
     source="",
-    statement=r"The soft plan of a uniform cloud with itself is symmetric and positive semidefinite. Asymmetry, "
-    r"or the most negative eigenvalue, relative to the largest.",
+    statement=r"The soft plan of a cloud with itself, with uniform weights, is symmetric and positive "
+    r"semidefinite.",
+    measured=r"largest asymmetry, or most negative eigenvalue, relative to the largest eigenvalue",
 )
 def same_cloud(problem: Problem) -> float:
     r"""$\frac1n P^\top P$ is a Gram matrix."""
@@ -196,11 +207,13 @@ def two_clouds(problem: Problem) -> float:
     on="pair",
     tolerance=1e-11,
     source="shahbazi2025espformer, liu2025est",
-    statement=r"At $\tau = 0$ the expected soft plan is the expected sliced plan with split ties, Gibbs weights "
-    r"included (axis directions, so that grids tie).",
+    statement=r"At $\tau = 0$ the expected soft plan is the expected sliced plan with split ties, at every "
+    r"$\beta$.",
+    measured=r"largest difference of an entry, or relative difference of the costs, along axes, where grids "
+    r"tie",
 )
 def expected_hard_limit(problem: Problem) -> float:
-    """Slice by slice, by the limit of the line; equal plans have equal costs and weights."""
+    """By `softplan.hard-limit` the slices have equal plans, so they have equal costs and equal Gibbs weights."""
     axes = np.eye(problem.dim)[:4]
     beta = 1.0 / lift.slice_costs(problem.x, problem.y, axes, problem.a, problem.b).mean()
     exact = expected.expected_sliced_plan(problem.x, problem.y, axes, problem.a, problem.b, beta=beta)
@@ -215,17 +228,17 @@ def expected_hard_limit(problem: Problem) -> float:
     tolerance=1e-9,
     needs=("ot",),
     source="",
-    statement=r"Balanced expected soft plans are plans, so they cost at least $W_2^2$, at every $\tau$ and "
-    r"$\beta$. Relative shortfall.",
+    statement=r"A balanced expected soft plan is a plan, so it costs at least $W_2^2$, at every $\tau$ and "
+    r"$\beta$.",
+    measured=r"largest shortfall, relative to $W_2^2$",
 )
 def balanced_above_wasserstein(problem: Problem) -> float:
-    """W minimises over all plans."""
+    """$W_2^2$ is the least cost of all plans."""
     best = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b).cost
     scale = float(np.var(problem.x)) ** 0.5
-    costs = [
-        sp.expected_soft_plan(
-            problem.x, problem.y, problem.directions(3), tau * scale, problem.a, problem.b, beta=1 / best, sort="balanced"
-        ).cost
-        for tau in (1e-3, 0.1, 10.0)
-    ]
+    costs = []
+    for tau in (1e-3, 0.1, 10.0):
+        clouds, weights = (problem.x, problem.y, problem.directions(3)), (problem.a, problem.b)
+        plan = sp.expected_soft_plan(*clouds, tau * scale, *weights, beta=1 / best, sort="balanced")
+        costs.append(plan.cost)
     return max(0.0, (best - min(costs)) / best)

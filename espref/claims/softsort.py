@@ -1,12 +1,15 @@
-"""Chapter 6 of the ledger: soft sorting, what softness costs, and the balanced repair."""
+"""Chapter 6 of the ledger: soft sorting, what softness costs, and the balanced soft sort."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import softsort as ss
+from .._checks import Array
 from .ledger import claim
 
 #: Temperatures over which claims are measured, for scores of unit variance.
@@ -14,11 +17,20 @@ TAUS = (1e-6, 1e-3, 0.03, 0.3, 3.0, 1e3)
 KINDS = tuple((power, sort) for power in (1, 2) for sort in ("soft", "balanced"))
 
 
-def _every(s: np.ndarray, taus=TAUS):
-    """(soft sort, tau, power, sort) for both kernels, both normalisations and every tau."""
+class _SoftPermutation(NamedTuple):
+    """A soft permutation and its settings."""
+
+    matrix: Array
+    tau: float
+    power: int
+    sort: str
+
+
+def _soft_permutations(s: Array, taus: tuple[float, ...] = TAUS) -> Iterator[_SoftPermutation]:
+    """Soft permutations of the scores with both kernels, SoftSort and balanced, at every tau."""
     for power, sort in KINDS:
         for tau in taus:
-            yield ss.soft_permutation(s, tau, power=power, sort=sort), tau, power, sort
+            yield _SoftPermutation(ss.soft_permutation(s, tau, power=power, sort=sort), tau, power, sort)
 
 
 @claim(
@@ -27,12 +39,13 @@ def _every(s: np.ndarray, taus=TAUS):
     on="seed",
     tolerance=1e-12,
     source="prillo2020softsort",
-    statement=r"Every row of a soft sort is a probability vector: $P \ge 0$, $P 1 = 1$.",
+    statement=r"Every row of a soft permutation is a probability vector: $P \ge 0$, $P 1 = 1$.",
+    measured=r"largest deviation of a row sum, or largest negative entry",
 )
 def rows_sum(rng: np.random.Generator) -> float:
-    """Rows are divided by their sums; balanced ones are scaled until they sum to 1."""
+    """SoftSort divides rows by their sums; the balanced one is scaled until they sum to 1."""
     s = rng.normal(size=40)
-    return max(max(float(abs(p.sum(axis=1) - 1).max()), -float(p.min())) for p, *_ in _every(s))
+    return max(max(float(abs(p.sum(axis=1) - 1).max()), -float(p.min())) for p, *_ in _soft_permutations(s))
 
 
 @claim(
@@ -41,12 +54,15 @@ def rows_sum(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-14,
     source="prillo2020softsort",
-    statement=r"Row $i$ of SoftSort, read in sorted order, rises up to the score of rank $i$ and falls after it.",
+    statement=r"Row $i$ of SoftSort, with its columns in sorted order, increases up to the score of rank $i$ "
+    r"and decreases after it.",
+    measured=r"largest step in the wrong direction",
 )
 def unimodal(rng: np.random.Generator) -> float:
-    """The kernel falls with the distance from the i-th smallest score, and sorting orders the distances."""
+    """The kernel decreases with the distance from the i-th smallest score, which grows to both sides in sorted
+    order."""
     s, worst = rng.normal(size=40), 0.0
-    for p, _, _, sort in _every(s):
+    for p, _, _, sort in _soft_permutations(s):
         if sort == "soft":
             steps = np.diff(p[:, np.argsort(s)], axis=1)
             signs = np.where(np.arange(len(s) - 1) >= np.arange(len(s))[:, None], 1, -1)
@@ -60,11 +76,12 @@ def unimodal(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-15,
     source="prillo2020softsort",
-    statement=r"Without ties SoftSort tends to the sorting permutation: $|P_{ij} - 1[j = \sigma(i)]| \le (n - 1)\, "
-    r"e^{-g^q / \tau}$, with $g$ the smallest gap between scores. Largest violation.",
+    statement=r"Without ties SoftSort tends to the sorting permutation $\sigma$ as $\tau \to 0$: $|P_{ij} - "
+    r"1[j = \sigma(i)]| \le (n - 1)\, e^{-g^q / \tau}$, with $g$ the smallest gap between scores.",
+    measured=r"largest violation, for $\tau$ from $0.02\, g^q$ to $2\, g^q$",
 )
 def small_tau(rng: np.random.Generator) -> float:
-    """Off the diagonal K is at most the bound's exponential, and the row sum is at least 1."""
+    r"""In sorted order the entries of K off the diagonal are at most $e^{-g^q / \tau}$, and row sums are at least 1."""
     s, worst = rng.normal(size=20), 0.0
     permutation = np.eye(20)[np.argsort(s)]
     gap = np.diff(np.sort(s)).min()
@@ -76,9 +93,9 @@ def small_tau(rng: np.random.Generator) -> float:
     return worst
 
 
-@small_tau.without("the absence of ties", at_least=0.4, on="fixed")
+@small_tau.without("distinct scores", at_least=0.4, on="fixed")
 def tied_limit() -> float:
-    """Two equal scores share both ranks at every tau."""
+    r"""Two equal scores share their two ranks at every $\tau$."""
     return float(abs(ss.soft_permutation([0.0, 0.0, 1.0], 1e-9) - np.eye(3)).max())
 
 
@@ -88,16 +105,17 @@ def tied_limit() -> float:
     on="seed",
     tolerance=1e-9,
     source="prillo2020softsort",
-    statement=r"As $\tau \to 0$ both soft sorts tend to the permutation averaged over ties, as $\tau \to \infty$ to "
-    r"$\frac1n 1 1^\top$. Measured on scores with ties at $\tau = 10^{-9}$ and $10^{12}$.",
+    statement=r"As $\tau \to 0$ both soft permutations, SoftSort and balanced, tend to the sorting permutation "
+    r"averaged over ties; as $\tau \to \infty$ they tend to $\frac1n 1 1^\top$.",
+    measured=r"largest difference of an entry on scores with ties, at $\tau = 0$, $10^{-9}$ and $10^{12}$",
 )
 def limits(rng: np.random.Generator) -> float:
-    """The kernel tends to the indicator of equal scores, or to 1; both are balanced within a class."""
+    """The kernel tends to the indicator of equal scores, or to 1. Either limit is normalised to the matrix stated."""
     s, worst = rng.integers(0, 8, 20).astype(float), 0.0
     ordered = np.sort(s)
     equal = ordered[:, None] == s
     hard = equal / equal.sum(axis=1, keepdims=True)
-    for p, tau, _, _ in _every(s, (0.0, 1e-9, 1e12)):
+    for p, tau, _, _ in _soft_permutations(s, (0.0, 1e-9, 1e12)):
         worst = max(worst, float(abs(p - (1 / 20 if tau > 1 else hard)).max()))
     return worst
 
@@ -108,13 +126,14 @@ def limits(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-11,
     source="prillo2020softsort",
-    statement=r"$P_\tau(s + t) = P_\tau(s)$, $P_{c^q \tau}(c\, s) = P_\tau(s)$ for $c > 0$, and $P(s \Pi) = "
-    r"P(s)\, \Pi$ for a permutation $\Pi$ of the scores.",
+    statement=r"Let $c > 0$, and let $\Pi$ be a permutation matrix. Then $P_\tau(s + t) = P_\tau(s)$, $P_{c^q "
+    r"\tau}(c\, s) = P_\tau(s)$ and $P_\tau(s \Pi) = P_\tau(s)\, \Pi$.",
+    measured=r"largest difference of an entry, for both kernels, SoftSort and balanced",
 )
 def invariances(rng: np.random.Generator) -> float:
-    """Only differences of scores over tau to the power 1/q enter, and columns follow their scores."""
+    r"""Scores enter through $|s_i - s_j|^q / \tau$ alone, and permuting the scores permutes the columns."""
     s, order, worst = rng.normal(size=25), rng.permutation(25), 0.0
-    for p, tau, power, sort in _every(s, (0.03, 1.0)):
+    for p, tau, power, sort in _soft_permutations(s, (0.03, 1.0)):
         shifted = ss.soft_permutation(s + 4, tau, power=power, sort=sort)
         scaled = ss.soft_permutation(8 * s, 8**power * tau, power=power, sort=sort)
         permuted = ss.soft_permutation(s[order], tau, power=power, sort=sort)
@@ -128,21 +147,22 @@ def invariances(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-11,
     source="",
-    statement=r"The soft-sorted scores $P s$ are ascending at every $\tau$, for both kernels and both "
-    r"normalisations. The residual is the largest descent.",
+    statement=r"The soft-sorted scores $P s$ are ascending at every $\tau$, for both kernels, SoftSort and "
+    r"balanced.",
+    measured=r"largest descent between neighbours",
 )
 def sorts_softly(rng: np.random.Generator) -> float:
-    r"""$e^{-|s - t|^q / \tau}$ with q >= 1 is a log-concave function of s - t, hence totally positive of order 2,
-    and stays so when rows and columns are scaled: each row's distribution stochastically dominates the row above."""
+    r"""For $q \ge 1$ the kernel $e^{-|s - t|^q / \tau}$ is a log-concave function of $s - t$, hence totally positive of
+    order 2, and remains so when rows and columns are scaled. So each row stochastically dominates the row above it."""
     s = rng.normal(size=40)
-    return max(float(-np.diff(p @ s).min()) for p, *_ in _every(s))
+    return max(float(-np.diff(p @ s).min()) for p, *_ in _soft_permutations(s))
 
 
 @sorts_softly.without(
-    "log-concavity of the kernel: $e^{-(|t| - 1)^2 / \\tau}$ looks away from itself", at_least=0.9, on="fixed"
+    "log-concavity of the kernel: $e^{-(|t| - 1)^2 / \\tau}$ is largest at distance 1", at_least=0.9, on="fixed"
 )
 def looking_away() -> float:
-    """Two scores at distance 1 look at each other, and are sorted downwards."""
+    """Of two scores at distance 1 each is given the rank of the other."""
     s = np.array([0.0, 1.0])
     kernel = np.exp(-((abs(s[:, None] - s) - 1) ** 2) / 0.1)
     return float(-np.diff((kernel / kernel.sum(axis=1, keepdims=True)) @ s).min())
@@ -154,12 +174,14 @@ def looking_away() -> float:
     on="seed",
     tolerance=1e-12,
     source="",
-    statement=r"With the local density $Z = K 1$, the column sum of SoftSort at score $j$ is a mean of $Z_j / "
-    r"Z_i$ with weights $K_{ij} / Z_j$: it lies between $\min_i Z_j / Z_i$ and $\max_i Z_j / Z_i$, and is 1 where "
-    r"the density is locally constant. Largest violation.",
+    statement=r"Let $K_{ij} = e^{-|s_i - s_j|^q / \tau}$, and let $Z = K 1$ be the local density. The column "
+    r"sum of SoftSort at score $s_j$ is $\sum_i \frac{K_{ij}}{Z_j} \frac{Z_j}{Z_i}$, a weighted mean of $Z_j / "
+    r"Z_i$. So it lies between the minimum and the maximum of these ratios, and is 1 where the density is "
+    r"locally constant.",
+    measured=r"largest difference from the mean, or violation of the bounds",
 )
 def column_sums(rng: np.random.Generator) -> float:
-    r"""$c_j = \sum_i K_{ij} / Z_i = \sum_i (K_{ij} / Z_j)\, Z_j / Z_i$, and the weights sum to 1 by symmetry of K."""
+    r"""The column sum is $\sum_i K_{ij} / Z_i$, and $\sum_i K_{ij} / Z_j = 1$ since $K$ is symmetric."""
     s, worst = rng.normal(size=40), 0.0
     for power in (1, 2):
         for tau in TAUS:
@@ -180,13 +202,14 @@ def column_sums(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=0.15,
     source="prillo2020softsort, shahbazi2025espformer",
-    statement=r"“A soft sort has column sums 1, like the permutation it relaxes.” SoftSort of 128 Gaussian scores "
-    r"with the Gauss kernel at $\tau = 0.032$ (the released ESPFormer's setting for heads of 32 coordinates) "
-    r"misses them; the residual is the largest deviation.",
+    statement=r"“A soft sort has column sums 1, like the permutation it relaxes.” SoftSort of 128 Gaussian "
+    r"scores with the Gauss kernel at $\tau = 0.032$ (the released ESPFormer's setting for heads of 32 "
+    r"coordinates) does not.",
+    measured=r"largest deviation of a column sum",
 )
 def not_doubly_stochastic(rng: np.random.Generator) -> float:
-    """Rows are normalised, columns are not; crowded scores receive more than lonely ones."""
-    return float(abs(ss.soft_permutation(rng.normal(size=128), 0.032, power=2).sum(axis=0) - 1).max())
+    """Rows are normalised, columns are not: a column sum depends on the density of scores near its own."""
+    return _column_defect(rng.normal(size=128), 0.032, 2)
 
 
 @claim(
@@ -195,20 +218,26 @@ def not_doubly_stochastic(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-6,
     source="",
-    statement=r"The largest deviation of SoftSort's column sums from 1 vanishes as $\tau \to 0$ and as $\tau \to "
-    r"\infty$ (here $10^{-9}$ and $10^{9}$), and not between.",
+    statement=r"The deviation of SoftSort's column sums from 1 vanishes as $\tau \to 0$ and as $\tau \to "
+    r"\infty$, but not in between.",
+    measured=r"largest deviation at $\tau = 10^{-9}$ and $10^9$",
 )
 def defect_ends(rng: np.random.Generator) -> float:
-    """Both limits, the permutation and the constant matrix, are doubly stochastic."""
+    """The permutation and the constant matrix, the two limits, are doubly stochastic."""
     s = rng.normal(size=50)
-    return max(float(abs(ss.soft_permutation(s, tau, power=q).sum(axis=0) - 1).max()) for tau in (1e-9, 1e9) for q in (1, 2))
+    return max(_column_defect(s, tau, power) for tau in (1e-9, 1e9) for power in (1, 2))
+
+
+def _column_defect(s: Array, tau: float, power: int) -> float:
+    """Largest deviation of SoftSort's column sums from 1."""
+    return float(abs(ss.soft_permutation(s, tau, power=power).sum(axis=0) - 1).max())
 
 
 @defect_ends.without("extreme $\\tau$: here 0.1", at_least=0.1)
 def defect_middle(rng: np.random.Generator) -> float:
-    """Between the ends the local density of the scores shows."""
+    """Between the limits column sums follow the local density of the scores."""
     s = rng.normal(size=50)
-    return min(float(abs(ss.soft_permutation(s, 0.1, power=q).sum(axis=0) - 1).max()) for q in (1, 2))
+    return min(_column_defect(s, 0.1, power) for power in (1, 2))
 
 
 @claim(
@@ -217,12 +246,12 @@ def defect_middle(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-12,
     source="",
-    statement=r"In sorted order $K_{ij} = e^{-|s_{(i)} - s_{(j)}|^q / \tau}$ is symmetric and positive "
-    r"semidefinite for $q = 1, 2$ (definite without ties). The residual is the most negative eigenvalue over the "
-    r"largest, or asymmetry.",
+    statement=r"For $q = 1, 2$ the matrix $K_{ij} = e^{-|s_{(i)} - s_{(j)}|^q / \tau}$ is symmetric and "
+    r"positive semidefinite, and positive definite without ties.",
+    measured=r"most negative eigenvalue, relative to the largest, or largest asymmetry",
 )
 def positive_definite(rng: np.random.Generator) -> float:
-    """Both are Fourier transforms of positive measures, Cauchy's and Gauss's (Bochner)."""
+    """Both kernels are Fourier transforms of positive measures, Cauchy's and Gauss's (Bochner's theorem)."""
     ordered, worst = np.sort(rng.normal(size=40)), 0.0
     for power in (1, 2):
         for tau in TAUS:
@@ -246,15 +275,16 @@ def fourth_power() -> float:
     on="seed",
     tolerance=1e-11,
     source="marshall1968scaling, sinkhorn1967diagonal",
-    statement=r"The balanced soft sort $\mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, \Pi$ is doubly stochastic at "
-    r"every $\tau$, ties and outliers included: largest deviation of rows and columns from 1.",
+    statement=r"The balanced soft permutation $\mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, \Pi$ is doubly "
+    r"stochastic at every $\tau > 0$, ties and outliers included.",
+    measured=r"largest deviation of a row or column sum",
 )
 def balanced_marginals(rng: np.random.Generator) -> float:
-    """A symmetric matrix with positive entries has exactly one symmetric scaling of that kind."""
+    """A symmetric matrix with positive entries has exactly one scaling of this form."""
     outlier = np.append(rng.normal(size=30), 1e6)
     worst = 0.0
     for s in (rng.normal(size=60), rng.integers(0, 5, 30).astype(float), outlier):
-        for p, _, _, sort in _every(s):
+        for p, _, _, sort in _soft_permutations(s):
             if sort == "balanced":
                 worst = max(worst, *(float(abs(p.sum(axis=axis) - 1).max()) for axis in (0, 1)))
     return worst
@@ -266,17 +296,17 @@ def balanced_marginals(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-10,
     source="marshall1968scaling",
-    statement=r"The scaling $d > 0$ with $\mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, 1 = 1$ is unique: the "
-    r"iteration reaches the same $d$ from random starts. Relative difference.",
+    statement=r"There is exactly one $d > 0$ with $\mathrm{diag}(d)\, K\, \mathrm{diag}(d)\, 1 = 1$.",
+    measured=r"largest relative difference between the limits of the iteration from random starts",
 )
 def unique_scaling(rng: np.random.Generator) -> float:
-    r"""It is the stationary point of the strictly convex function $\frac12 \sum_{ij} e^{u_i} K_{ij} e^{u_j} -
-    \sum_i u_i$."""
+    r"""With $d = e^u$ it is the stationary point of the strictly convex function $\frac12 \sum_{ij} e^{u_i} K_{ij}
+    e^{u_j} - \sum_i u_i$."""
     kernel, worst = ss.sort_kernel(np.sort(rng.normal(size=40)), 0.1), 0.0
-    plain = ss.balance(kernel, np.ones(40))
+    reference = ss.balance(kernel, np.ones(40))
     for _ in range(4):
         other = ss.fixed_point(lambda d: kernel @ d, np.exp(rng.normal(size=40)))
-        worst = max(worst, float(abs(other / plain - 1).max()))
+        worst = max(worst, float(abs(other / reference - 1).max()))
     return worst
 
 
@@ -286,12 +316,13 @@ def unique_scaling(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-6,
     source="",
-    statement=r"At the fixed point the map $d \mapsto \sqrt{d / (K d)}$ has in $\log d$ the Jacobian $\frac12 (I "
-    r"- S)$ with $S = \mathrm{diag}(d)\, K\, \mathrm{diag}(d)$ (finite differences), whose eigenvalues lie in "
-    r"$[0, \frac12]$.",
+    statement=r"Let $d$ be the fixed point of the map $d \mapsto \sqrt{d / (K d)}$, and let $S = "
+    r"\mathrm{diag}(d)\, K\, \mathrm{diag}(d)$. In $\log d$ the map has the Jacobian $\frac12 (I - S)$ there, "
+    r"with eigenvalues in $[0, \frac12]$.",
+    measured=r"largest difference of an entry from central differences, or largest excess of an eigenvalue",
 )
 def jacobian(rng: np.random.Generator) -> float:
-    """Differentiate; S is doubly stochastic and positive semidefinite, so its spectrum lies in [0, 1]."""
+    r"""Differentiate. $S$ is doubly stochastic and positive semidefinite, so its eigenvalues lie in $[0, 1]$."""
     kernel, step, worst = ss.sort_kernel(np.sort(rng.normal(size=15)), 0.3), 1e-5, 0.0
     d = ss.balance(kernel, np.ones(15))
     columns = []
@@ -310,12 +341,12 @@ def jacobian(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=0.51,
     source="",
-    statement=r"Near the fixed point every round of the balanced scaling shrinks the error in $\log d$ (Euclidean "
-    r"norm) to at most one half, whatever $\tau$: the residual is the largest ratio of successive errors below "
-    r"$10^{-2}$.",
+    statement=r"Near the fixed point every iteration of the balanced scaling at least halves the Euclidean "
+    r"error in $\log d$, whatever $\tau$.",
+    measured=r"largest ratio of successive errors below $10^{-2}$",
 )
 def rate(rng: np.random.Generator) -> float:
-    """The Jacobian is symmetric with norm at most 1/2; the remainder is quadratic."""
+    """The Jacobian is symmetric and its norm at most 1/2 (`softsort.balanced-jacobian`); the remainder is quadratic."""
     worst = 0.0
     for tau in (1e-3, 0.03, 1.0):
         for power in (1, 2):
@@ -336,13 +367,14 @@ def rate(rng: np.random.Generator) -> float:
     on="seed",
     tolerance=1e-11,
     source="",
-    statement=r"Balanced soft sorting keeps the mean of the scores and never increases their variance: $1^\top P "
-    r"s = 1^\top s$, $|P s - \bar s| \le |s - \bar s|$. Violations relative to the standard deviation.",
+    statement=r"The balanced soft permutation keeps the mean of the scores, $1^\top P s = 1^\top s$, and does "
+    r"not increase their variance, $|P s - \bar s| \le |s - \bar s|$.",
+    measured=r"largest violation, relative to the standard deviation of the scores",
 )
 def keeps_mean(rng: np.random.Generator) -> float:
-    """Columns sum to 1; doubly stochastic matrices have norm 1."""
+    """The columns of a doubly stochastic matrix sum to 1, and its spectral norm is 1."""
     s, worst = rng.gamma(1.0, size=40), 0.0
-    for p, _, _, sort in _every(s):
+    for p, _, _, sort in _soft_permutations(s):
         if sort == "balanced":
             softly = p @ s
             worst = max(worst, abs(softly.mean() - s.mean()) / s.std(), softly.std() / s.std() - 1)
@@ -351,6 +383,6 @@ def keeps_mean(rng: np.random.Generator) -> float:
 
 @keeps_mean.without("balance: SoftSort of skewed scores", at_least=0.01)
 def moves_mean(rng: np.random.Generator) -> float:
-    """Rows alone sum to 1."""
+    """The columns of SoftSort do not sum to 1."""
     s = rng.gamma(1.0, size=40)
-    return float(max(abs((p @ s).mean() - s.mean()) for p, _, _, sort in _every(s) if sort == "soft"))
+    return float(max(abs((p @ s).mean() - s.mean()) for p, _, _, sort in _soft_permutations(s) if sort == "soft"))

@@ -1,4 +1,4 @@
-"""The oracles' part of the ledger: what POT's solvers say, and where they err."""
+"""Chapter 10 of the ledger: the exact and entropic solvers, and two errors of POT 0.9.7."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from .problems import Problem
     tolerance=0.01,
     needs=("ot",),
     source="flamary2021pot",
-    statement=r"“The slice costs that POT 0.9.7 returns are the costs of its slice plans.” They are not for $n = "
-    r"m = 7$: the residual is the relative difference from $\langle C, G \rangle$ of the plan returned with them.",
+    statement=r"“The slice costs that POT 0.9.7 returns are the costs of its slice plans.” They are not for $n "
+    r"= m = 7$.",
+    measured=r"relative difference of the returned cost from $\langle C, G \rangle$ of the plan returned with "
+    r"it",
 )
 def pot_costs() -> float:
-    """Counterexample by computation; the plans themselves are right, see `solvers.pot-plans-agree`."""
+    """Counterexample by computation. The plans are right; see `solvers.pot-plans-agree`."""
     from ot import sliced
 
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(7, 2)), rng.normal(size=(7, 2))
     direction = np.array([[1.0], [0.0]])
     plan, cost = sliced.expected_sliced_plan(x, y, projections=direction, beta=1.0, dense=True)
-    return abs(cost - lift.transport_cost(plan, x, y)) / lift.transport_cost(plan, x, y)
+    return float(abs(cost - lift.transport_cost(plan, x, y)) / lift.transport_cost(plan, x, y))
 
 
 @claim(
@@ -38,13 +40,13 @@ def pot_costs() -> float:
     tolerance=0.1,
     needs=("ot",),
     source="flamary2021pot",
-    statement=r"“POT's network simplex finds an optimal plan, whatever the unit of length.” For two clouds of 20 "
-    r"points, $10^{-8}$ across, POT 0.9.7 returns a plan that is not, and does not warn; the residual is what it costs "
-    r"above the best assignment, relative to it.",
+    statement=r"“POT's network simplex finds an optimal plan, whatever the unit of length.” For two clouds of "
+    r"20 points, $10^{-8}$ across, POT 0.9.7 returns a plan that is not optimal, without a warning.",
+    measured=r"excess of its cost over that of the best assignment, relative to the latter",
 )
 def pot_scale() -> float:
-    """Counterexample by computation: improvements of some $10^{-14}$ are taken for none. So `exact_plan` divides the
-    costs by the largest one before it asks POT."""
+    """Counterexample by computation: POT takes an improvement of about $10^{-14}$ for none. Therefore `exact_plan`
+    divides the costs by the largest one before it calls POT."""
     from ot import emd
 
     rng = np.random.default_rng(0)
@@ -56,16 +58,17 @@ def pot_scale() -> float:
 
 @claim(
     "solvers.pot-plans-agree",
-    kind="theorem",
+    kind="property",
     on="pair",
     tolerance=1e-14,
     needs=("ot",),
     source="flamary2021pot",
-    statement=r"POT's slice plans, averaged with recomputed costs, are the expected sliced plan with ties kept in "
-    r"order, when no two points are tied.",
+    statement=r"Without ties, POT's slice plans averaged with the Gibbs weights of their costs are the "
+    r"expected sliced plan.",
+    measured=r"largest difference of an entry, with the costs of POT's plans computed here",
 )
 def pot_plans(problem: Problem) -> float:
-    """Two implementations of one definition. Points are shaken a little, so that none are tied."""
+    """Both implement one definition. A little noise on the points removes ties."""
     rng = problem.rng(3)
     x = problem.x + 1e-3 * rng.normal(size=problem.x.shape)
     y = problem.y + 1e-3 * rng.normal(size=problem.y.shape)
@@ -83,14 +86,16 @@ def pot_plans(problem: Problem) -> float:
     tolerance=1e-12,
     needs=("ot",),
     source="peyre2019computational",
-    statement=r"The exact plan has marginals $a$, $b$, and its cost equals the dual value "
-    r"$\sum_i a_i f_i + \sum_j b_j g_j$ of potentials with $f_i + g_j \le C_{ij}$. Residual "
-    r"relative to the largest cost.",
+    statement=r"The exact plan $G$ is optimal: it has marginals $a$ and $b$, and there are potentials with "
+    r"$f_i + g_j \le C_{ij}$ and $\sum_i a_i f_i + \sum_j b_j g_j = \langle C, G \rangle$.",
+    measured=r"difference of the two values, relative to the largest cost, or largest deviation of a row or "
+    r"column sum",
 )
 def exact_is_optimal(problem: Problem) -> float:
-    """Duality: any such pair of potentials bounds the cost of every plan from below. Those of an optimal plan are the
-    lengths of shortest paths that go forth along any pair at its cost, and back along pairs that carry mass at minus
-    their cost (Bellman and Ford). A better plan would be a cycle of negative length: no such potentials."""
+    r"""Duality: the value of such potentials is a lower bound for the cost of every plan. Those of an optimal plan are
+    lengths of shortest paths (Bellman and Ford) in the graph whose edges lead from $x_i$ to $y_j$ at length $C_{ij}$,
+    and back at length $-C_{ij}$ where $G_{ij} > 0$. If a plan is not optimal, this graph has a cycle of negative
+    length, and there are no such potentials."""
     plan, cost = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b)
     ground = solvers.ground_cost(problem.x, problem.y)
     back, f = np.where(plan > 0, ground, -np.inf), np.zeros(len(ground))
@@ -100,12 +105,13 @@ def exact_is_optimal(problem: Problem) -> float:
         if np.array_equal(f, before):
             break
     g = (ground - f[:, None]).min(axis=0)
-    off = max(abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
-    return float(max(abs(problem.a @ f + problem.b @ g - cost) / ground.max(), off))
+    deviation = max(abs(plan.sum(axis=1) - problem.a).max(), abs(plan.sum(axis=0) - problem.b).max())
+    return float(max(abs(problem.a @ f + problem.b @ g - cost) / ground.max(), deviation))
 
 
 def _regularisation(problem: Problem) -> float:
-    """A twentieth of the largest cost: small enough to matter, too large for underflow."""
+    """A twentieth of the largest cost: far from the independent coupling, and large enough for the kernel not to
+    underflow."""
     return float(solvers.ground_cost(problem.x, problem.y).max()) / 20
 
 
@@ -116,13 +122,14 @@ def _regularisation(problem: Problem) -> float:
     tolerance=1e-6,
     needs=("ot",),
     source="peyre2019computational",
-    statement=r"The Sinkhorn plan minimises $\langle C, G \rangle - \varepsilon H(G)$ over all plans. So at equal "
-    r"cost no plan has more entropy $H(G) = -\sum G \log G$: the expected sliced plan is at most as spread. "
-    r"Violation relative to $\varepsilon$, a twentieth of the largest cost.",
+    statement=r"The Sinkhorn plan minimises $\langle C, G \rangle - \varepsilon H(G)$ over all plans, with the "
+    r"entropy $H(G) = -\sum_{ij} G_{ij} \log G_{ij}$. So no plan of equal cost has more entropy.",
+    measured=r"most by which the expected sliced plan or the independent coupling is below this minimum, "
+    r"relative to $\varepsilon$, a twentieth of the largest cost",
 )
 def entropy_is_largest(problem: Problem) -> float:
-    """The objective is strictly convex; the iteration converges to its minimum. The expected sliced plan and the
-    independent coupling are two competitors."""
+    """The objective is strictly convex, and the iteration converges to its minimum. The expected sliced plan and the
+    independent coupling are two other plans."""
     directions = problem.directions()
     sliced = expected.expected_sliced_plan(problem.x, problem.y, directions, problem.a, problem.b)
     reg = _regularisation(problem)
@@ -144,16 +151,18 @@ def entropy_is_largest(problem: Problem) -> float:
     tolerance=1.0,
     needs=("ot",),
     source="",
-    statement=r"With $L$ slices (ties kept in order) the expected sliced plan has at most $L (n + m - 1)$ nonzero "
-    r"entries, where the Sinkhorn plan of regularisation a twentieth of the largest cost fills all $n m$ "
-    r"pairs of positive weight. The residual is the larger of both counts, as a share of what is allowed.",
+    statement=r"Without ties the expected sliced plan of $L$ slices has at most $L (n + m - 1)$ nonzero "
+    r"entries. The Sinkhorn plan is positive at all pairs of points with positive weight.",
+    measured=r"larger of two ratios: entries of the sliced plan over $L (n + m - 1)$, with ties kept in order, "
+    r"and pairs of positive weight over nonzero entries of the Sinkhorn plan, at a regularisation of a "
+    r"twentieth of the largest cost",
 )
 def sparser(problem: Problem) -> float:
-    """At most n + m - 1 entries a slice; scaling a positive kernel leaves it positive."""
+    """A slice has at most n + m - 1 entries (`line.few-entries`); scaling a positive kernel leaves it positive."""
     sliced = expected.expected_sliced_plan(
         problem.x, problem.y, problem.directions(4), problem.a, problem.b, ties="first"
     )
     entropic = solvers.sinkhorn_plan(problem.x, problem.y, _regularisation(problem), problem.a, problem.b)
     pairs = np.count_nonzero(problem.a) * np.count_nonzero(problem.b)
     allowed = 4 * (len(problem.x) + len(problem.y) - 1)
-    return max(sliced.plan.nnz / allowed, pairs / np.count_nonzero(entropic.plan))
+    return float(max(sliced.plan.nnz / allowed, pairs / np.count_nonzero(entropic.plan)))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..benchmarks import register
 from ..benchmarks.attention import Step, device_name, peak_mb
-from ..benchmarks.plans import row, seconds
+from ..benchmarks.measure import Row, row, seconds
 
 KINDS = ("softmax", "sinkhorn", "differential", "esp", "esp-balanced")
 REPEATS = 3
@@ -92,7 +92,7 @@ def _memory(shape: Shape, kind: str, narrow: bool) -> float:
     return peak_mb(lambda: step(shape, kind, narrow=narrow), f"{setup}run()\n# measured\nrun()\n")
 
 
-def _compare(shape: Shape, narrow: bool, compiled: bool) -> dict[str, Any]:
+def _compare(shape: Shape, narrow: bool, compiled: bool) -> Row:
     """Items a second by kind, as medians; the row tells ESP's part of softmax attention's."""
     steps = {kind: step(shape, kind, narrow=narrow, compiled=compiled) for kind in KINDS}
     rounds = [{kind: seconds(run) for kind, run in steps.items()} for _ in range(REPEATS + 1)][1:]
@@ -106,7 +106,7 @@ def _compare(shape: Shape, narrow: bool, compiled: bool) -> dict[str, Any]:
     return row(name, rates["esp"] / rates["softmax"], "of its items a second", "", None, detail)
 
 
-def run() -> list[dict[str, Any]]:
+def run() -> list[Row]:
     """All rows of the suite; needs the extra ``train``."""
     try:
         import lightning_fabric  # noqa: F401

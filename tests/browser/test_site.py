@@ -1,7 +1,7 @@
 """Every page of the built site, opened in headless Chromium.
 
-The site is served on this machine alone; a request to any other address is refused, recorded, and fails the test.
-Needs a built site (``make docs``), ``chromium`` (Debian's, or the one that CHROMIUM names) and the package playwright.
+The site is served on this machine; a request to any other address is refused, recorded, and fails the test. Needs a
+built site (``make docs``), ``chromium`` (Debian's, or the one that CHROMIUM names) and the package playwright.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAGES = sorted(str(page.relative_to(SITE)) for page in SITE.rglob("*.html") if "
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """No log."""
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Watch:
-    """What a page asks for and complains about."""
+    """A page, with a record of its errors and of its requests to other addresses."""
 
     def __init__(self, page: Page, local: str) -> None:
         self.page, self.complaints = page, []
@@ -56,7 +56,7 @@ class Watch:
         page.on("requestfailed", lambda request: self.complaints.append(f"failed: {request.url}"))
         page.on("response", lambda r: self.complaints.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
 
-        def decide(route) -> None:
+        def local_only(route) -> None:
             url = route.request.url
             if url.startswith((local, "data:", "blob:")):
                 route.continue_()
@@ -64,10 +64,10 @@ class Watch:
                 self.complaints.append(f"asked for {url}")
                 route.abort()
 
-        page.route("**/*", decide)
+        page.route("**/*", local_only)
 
     def open(self, url: str) -> None:
-        """Go there and wait until all formulas are set."""
+        """Open an address and wait until all formulas are typeset."""
         self.page.goto(url)
         self.page.evaluate("() => window.MathJax?.startup?.promise")
 
@@ -80,27 +80,34 @@ def watch(browser: Browser, address: str) -> Iterator[Watch]:
 
 
 def test_there_are_pages() -> None:
-    """The folder holds the site that is meant."""
+    """The folder contains the site, and no cache of the build."""
     assert {"index.html", "ledger/index.html", "api/index.html", "tutorials/index.html", "search.html"} <= set(PAGES)
+    assert not (SITE / ".doctrees").exists()
+
+
+def test_titles_are_unique() -> None:
+    """No two pages have the same title: search results and browser tabs show nothing else."""
+    titles = [re.search(r"<title>(.*?)</title>", (SITE / page).read_text(), re.DOTALL)[1].strip() for page in PAGES]
+    assert sorted(set(titles)) == sorted(titles)
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_page(name: str, watch: Watch, address: str) -> None:
-    """Quiet, local, formulas rendered, images shown and described, no sideways scrolling on a narrow screen."""
+    """No errors or foreign requests, formulas typeset, images shown and described, no sideways scrolling on a phone."""
     watch.open(address + name)
     page = watch.page
-    unset = page.evaluate(
+    untypeset = page.evaluate(
         "() => [...document.querySelectorAll('.math')].filter(e => !e.querySelector('mjx-container'))"
         ".map(e => e.textContent)"
     )
-    assert not unset, "formulas left as text"
+    assert not untypeset, "formulas left as text"
     assert page.locator("[data-mjx-error], mjx-merror").count() == 0, "formulas that MathJax refuses"
-    left_over = page.evaluate(  # in prose; code may name \bar in the label of an axis
+    markup = page.evaluate(  # in prose; code may contain \bar in the label of an axis
         r"() => { const body = document.body.cloneNode(true);"
         r"body.querySelectorAll('pre, script, mjx-container').forEach(e => e.remove());"
         r"return body.textContent.match(/\{[a-z:]+\}`|\\(frac|sum|bar)\b/g) }"
     )
-    assert not left_over, "markup left as text"
+    assert not markup, "markup left as text"
     for image in page.evaluate(
         "async () => { const all = [...document.images]; all.forEach(i => { i.loading = 'eager' });"
         "await Promise.all(all.map(i => i.decode().catch(() => {})));"
@@ -132,7 +139,7 @@ LUMINANCE = """(element) => {
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["index.html", "tutorials/01_the_line.html", "ledger/line.html", "api/line.html"])
 def test_themes(name: str, theme: str, browser: Browser, address: str) -> None:
-    """The page follows the reader's theme; text, captions, code and links keep a contrast of 4.5 at least."""
+    """The page follows the reader's theme; text, captions, code and links have a contrast of at least 4.5."""
     page = browser.new_page(color_scheme=theme)  # type: ignore[arg-type]
     page.goto(address + name)
     background = page.evaluate(LUMINANCE, page.locator("article").first.element_handle())[1]
@@ -144,6 +151,16 @@ def test_themes(name: str, theme: str, browser: Browser, address: str) -> None:
             ink, paper = sorted(page.evaluate(LUMINANCE, element), reverse=True)
             assert (ink + 0.05) / (paper + 0.05) >= 4.5, f"{what}: {element.inner_text()[:60]!r}"
     page.close()
+
+
+def test_theorems_have_no_icon(watch: Watch, address: str) -> None:
+    """The boxes of claims do not show the bell that the theme gives to admonitions without an icon of their own."""
+    watch.open(address + "ledger/line.html")
+    icons = watch.page.evaluate(
+        "() => [...document.querySelectorAll('.proof > .admonition-title')]"
+        ".map(title => getComputedStyle(title, '::after').content)"
+    )
+    assert icons and set(icons) <= {"none", "normal"}
 
 
 def test_theme_button(watch: Watch, address: str) -> None:
@@ -162,8 +179,8 @@ def test_search(scheme: str, browser: Browser, address: str) -> None:
     page = browser.new_page()
     page.goto(root + "search.html?q=monotone")
     page.wait_for_selector("#search-results li a", timeout=20_000)
-    found = [link.get_attribute("href") or "" for link in page.locator("#search-results li a").element_handles()]
-    assert any("01_the_line" in link for link in found), found
+    links = [link.get_attribute("href") or "" for link in page.locator("#search-results li a").element_handles()]
+    assert any("01_the_line" in link for link in links), links
     page.goto(root + "search.html?q=xyzzyqwerty")
     page.wait_for_function("() => /did not match|could not|no documents/i.test(document.body.innerText)")
     assert page.locator("#search-results li a").count() == 0
@@ -171,7 +188,7 @@ def test_search(scheme: str, browser: Browser, address: str) -> None:
 
 
 def test_read_from_disk(browser: Browser) -> None:
-    """Without any server, formulas are set and figures shown."""
+    """Without a server, formulas are typeset and figures shown."""
     page = browser.new_page()
     page.goto((SITE / "tutorials/01_the_line.html").as_uri())
     page.evaluate("() => MathJax.startup.promise")

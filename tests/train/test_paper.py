@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
 pytest.importorskip("lightning_fabric", reason="Lightning Fabric is missing: pip install 'espref[train]'")
 from espref.files import FileError  # noqa: E402
+
 from espref.train.data import UNKNOWN, collate  # noqa: E402
 from espref.train.paper import LOADERS, sample_surface  # noqa: E402
 from espref.train.presets import PRESETS  # noqa: E402

@@ -1,0 +1,174 @@
+"""``espref verify``: select claims and problems, run the claims, write what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import claims
+from .._checks import as_count
+from .._output import FileError, atomic, check_writable
+from ..claims.problems import fits
+from ..lift import slice_costs
+from ..train import claims as _training  # noqa: F401  enters the claims about training into the ledger
+from .files import add_weight_options, read_clouds
+
+#: Each of the user's clouds must have at least this share of the extent of both; a smaller one loses too many digits.
+SMALLEST_EXTENT = 1e-4
+
+
+class Selection(NamedTuple):
+    """The claims to be measured, and on what."""
+
+    entries: list[claims.Claim]
+    problems: list[claims.Problem]
+    seeds: int
+    note: str  # what was done to the problems, or is missing from them
+
+
+class Measurements(NamedTuple):
+    """The outcome of every claim, and how long all took."""
+
+    outcomes: list[claims.Outcome]
+    seconds: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``espref verify``."""
+    parser.add_argument("--only", metavar="PATTERN", help="claims whose identifier contains or matches PATTERN")
+    seeds = "run on the random problems of N seeds (default 3; 1 on your clouds)"
+    parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
+    parser.add_argument("--list", action="store_true", help="list the claims and measure nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
+    source = "your source cloud, .npy or .csv, one row per point"
+    parser.add_argument("--source", type=Path, metavar="FILE", help=source)
+    parser.add_argument("--target", type=Path, metavar="FILE", help="your target cloud")
+    add_weight_options(parser)
+    most = "draw N points at random from a cloud that has more (default 300)"
+    parser.add_argument("--max-points", type=int, default=300, metavar="N", help=most)
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Measure the claims; the exit status is 1 if any claim fails."""
+    on_files = bool(options.source and options.target)
+    seeds = as_count((1 if on_files else 3) if options.seeds is None else options.seeds, "--seeds")
+    as_count(options.max_points, "--max-points")
+    if not on_files and any((options.source, options.target, options.source_weights, options.target_weights)):
+        raise ValueError("--source, --target: expected both files, or neither")
+    entries = _matching(options.only)
+    if options.list:
+        for entry in entries:
+            print(f"{entry.id:<56}{entry.kind}")
+        return 0
+    for path in (options.json, options.html):
+        check_writable(path)
+    selection = _select_for_files(entries, seeds, options) if on_files else select(entries, seeds)
+    measurements = run(selection)
+    write(selection, measurements, json_path=options.json, html_path=options.html)
+    return 0 if all(outcome.good for outcome in measurements.outcomes) else 1
+
+
+def _matching(pattern: str | None) -> list[claims.Claim]:
+    """The claims whose identifier contains or matches a pattern; without one, all."""
+    entries = [
+        entry
+        for entry in claims.LEDGER.values()
+        if pattern is None or pattern in entry.id or fnmatchcase(entry.id, pattern)
+    ]
+    if not entries:
+        raise ValueError(f"--only: expected part of an identifier (espref verify --list), got {pattern!r}")
+    return entries
+
+
+def select(entries: Iterable[claims.Claim], seeds: int) -> Selection:
+    """Claims on the synthetic problems of all seeds, and on the real ones where scikit-learn is installed."""
+    problems = [problem for seed in range(seeds) for problem in claims.synthetic_problems(seed)]
+    note = ""
+    if find_spec("sklearn") is None:
+        note = "real data skipped: pip install 'espref[verify]'"
+    else:
+        problems += [problem for seed in range(seeds) for problem in claims.real_problems(seed)]
+    return Selection(list(entries), problems, seeds, note)
+
+
+def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argparse.Namespace) -> Selection:
+    """Claims about any pair of clouds, on the user's clouds; without companions, which need clouds of their own."""
+    x, y, a, b = read_clouds(options)
+    problems = [
+        _standardised(claims.user_problem(x, y, a, b, max_points=options.max_points, seed=seed), options)
+        for seed in range(seeds)
+    ]
+    scopes = [scope for scope in ("pair", "square", "plane") if fits(problems[0], scope)]
+    applicable = [replace(entry, companions=[]) for entry in entries if entry.on in scopes]
+    if not applicable:
+        raise ValueError(f"--only: no claim that matches {options.only!r} applies to these clouds")
+    return Selection(applicable, problems, seeds, "your clouds were moved and scaled together to extent 1")
+
+
+def _standardised(problem: claims.Problem, options: argparse.Namespace) -> claims.Problem:
+    """Both clouds moved and scaled together into a box of extent 1, so that rounding does not depend on their units.
+
+    Residuals are relative to the spread of the clouds and to the cost between them, neither of which may vanish.
+    """
+    both = np.vstack([problem.x, problem.y])
+    size = np.abs(both).max() or 1.0
+    low, high = (both / size).min(axis=0), (both / size).max(axis=0)
+    extent = (high - low).max() or 1.0
+    x, y = ((points / size - (low + high) / 2) / extent for points in (problem.x, problem.y))
+    for path, points in ((options.source, x[problem.a > 0]), (options.target, y[problem.b > 0])):
+        spread = np.ptp(points, axis=0).max()
+        if spread < SMALLEST_EXTENT:
+            raise FileError(
+                f"{path}: expected points with weight that differ by over {SMALLEST_EXTENT:g} of both extents"
+            )
+    if slice_costs(x, y, problem.directions(), problem.a, problem.b).min() == 0:
+        raise FileError(f"{options.target}: expected another cloud than {options.source}; the two coincide")
+    return replace(problem, x=x, y=y)
+
+
+def run(selection: Selection) -> Measurements:
+    """Run the claims, and print a table for each chapter as soon as it is complete."""
+    from . import report
+
+    start = time.perf_counter()
+    console = report.new_console()
+    outcomes: list[claims.Outcome] = []
+    with report.progress_bar(console, len(selection.entries)) as advance:
+        measured = claims.run(selection.entries, selection.problems, selection.seeds, advance)
+        for chapter, group in groupby(measured, lambda outcome: outcome.claim.chapter):
+            chapter_outcomes = list(group)
+            outcomes += chapter_outcomes
+            console.print(report.chapter_table(chapter, chapter_outcomes))
+    return Measurements(outcomes, time.perf_counter() - start)
+
+
+def write(
+    selection: Selection, measurements: Measurements, *, json_path: Path | None = None, html_path: Path | None = None
+) -> None:
+    """Print the summary, and write the files that were asked for."""
+    from . import report
+
+    _, problems, seeds, note = selection
+    outcomes, seconds = measurements
+    console = report.new_console()
+    for line in report.closing(outcomes, problems, seconds, note):
+        console.print(line)
+    if json_path:
+        with atomic(json_path) as draft:
+            draft.write_text(json.dumps(report.to_json(outcomes, problems, seeds, note), indent=1, allow_nan=False))
+    if html_path:
+        from .page import to_html
+
+        with atomic(html_path) as draft:
+            draft.write_text(to_html(outcomes, problems, seconds, note), encoding="utf-8")
