@@ -190,7 +190,7 @@ def line_cost(
     p = as_exponent(p, infinite=True)
     matching = match(u, v, quantise(a, b), "first")
     clouds = u[:, None], v[:, None], a, b
-    return float(as_representable(matching_cost(matching, *clouds, p), root_cost(matching, *clouds)))
+    return float(as_representable(matching_cost(matching, *clouds, p), root_cost(matching, *clouds), "u, v"))
 
 
 # Behind the definition: classes of equal points, and rounding of the weights.

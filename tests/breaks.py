@@ -14,6 +14,7 @@ import pytest
 from scipy.sparse import coo_array
 
 from espref import _costs as costs
+from espref import _quanta as whole
 from espref import _ties as tied
 from espref import attention, circle, directions, expected, lift, line, planfree, softplan, softsort, solvers
 
@@ -30,8 +31,8 @@ def break_library(monkeypatch: pytest.MonkeyPatch, original: object, replacement
     assert found
 
 
-def _reversed_target(u, v, a, b, ties, match=line.match):
-    return match(u, -v, a, b, ties)
+def _reversed_target(u, v, quanta, ties, match=line.match):
+    return match(u, -v, quanta, ties)
 
 
 def _drop_variances(matching, x, y, a, b):
@@ -40,9 +41,15 @@ def _drop_variances(matching, x, y, a, b):
     return costs.paired_cost(x[first[0]] + offsets[0], y[first[1]] + offsets[1], *matching.pieces, 2)
 
 
-def _all_arcs_equal(x, y, arcs=circle.arcs):
-    lengths, middles = arcs(x, y)
-    return circle.Arcs(np.full_like(lengths, np.pi / len(lengths)), middles)
+def _all_arcs_equal(x, y, sweep=circle._sweep):
+    arcs = sweep(x, y)
+    return arcs._replace(lengths=np.full_like(arcs.lengths, np.pi / len(arcs.lengths)))
+
+
+def _target_stays_in_order(x, y, sweep=circle._sweep):
+    arcs = sweep(x, y)
+    above, below, first = arcs.target
+    return arcs._replace(target=(above, below, np.full_like(first, len(arcs.lengths))))
 
 
 def _orthogonal_without_signs(n, dim, rng):
@@ -119,19 +126,19 @@ def _esp_of_m(q, k, v, *, esp=attention.esp_attention, **settings):
     return attention.Attention(output * len(k) / len(q), matrix * len(k) / len(q))
 
 
-def _without_column_sums(source, target, ranks, q, k, cost=planfree._squared_cost):
+def _without_column_sums(source, target, ranks, q, k, shift, cost=planfree._squared_cost):
     sums = (source.transpose(np.full((1, q.shape[1]), 1 / q.shape[1]))[0],
             target.transpose(np.full((1, k.shape[1]), 1 / k.shape[1]))[0])  # fmt: skip
     wrong = sum(np.einsum("n,dn,dn->", c - 1 / len(c), x, x) for c, x in zip(sums, (q, k), strict=True))
-    return cost(source, target, ranks, q, k) - wrong
+    return cost(source, target, ranks, q, k, shift) - wrong
 
 
 #: What is broken -> (the function, its broken form).
 BREAKS: dict[str, tuple[Callable, Callable]] = {
     "the target sorted downwards": (line.match, _reversed_target),
     "all weights taken for uniform": (
-        line.quantise,
-        lambda a, b, quantise=line.quantise: quantise(np.full(len(a), 1 / len(a)), np.full(len(b), 1 / len(b))),
+        whole.quantise,
+        lambda a, b, quantise=whole.quantise: quantise(np.full(len(a), 1 / len(a)), np.full(len(b), 1 / len(b))),
     ),
     "ties never seen": (tied.classes, lambda values, ties, classes=tied.classes: classes(values, "first")),
     "ties shared equally, not by weight": (
@@ -160,7 +167,7 @@ BREAKS: dict[str, tuple[Callable, Callable]] = {
         lift.project,
         lambda points, dirs, project=lift.project: project(np.abs(points), dirs),
     ),
-    "the exponent p ignored": (costs.powers, lambda d, p: np.einsum("kd,kd->k", d, d)),
+    "the exponent p ignored": (costs.powers, lambda d, p, scale=1.0: np.einsum("kd,kd->k", d, d)),
     "the spread of tied classes forgotten": (costs._tied_squared_cost, _drop_variances),
     "the wrong sign of beta": (
         expected.gibbs_weights,
@@ -186,8 +193,8 @@ BREAKS: dict[str, tuple[Callable, Callable]] = {
             expected.expected_sliced_plan(x, y, d, a, b, beta=beta, p=p).cost
         ),
     ),
-    "arcs of equal length": (circle.arcs, _all_arcs_equal),
-    "breakpoints of the source only": (circle.arcs, lambda x, y, arcs=circle.arcs: arcs(x, x[:1])),
+    "arcs of equal length": (circle._sweep, _all_arcs_equal),
+    "breakpoints of the source only": (circle._sweep, _target_stays_in_order),
     "the independent coupling called optimal": (
         solvers.exact_plan,
         lambda x, y, a=None, b=None, p=2: solvers.SolverPlan(g := np.outer(a, b), lift.transport_cost(g, x, y, p=p)),
@@ -277,10 +284,11 @@ def _random_whatever_is_asked(n_directions, dim, *, method="random", rng=None):
     return directions._random(n_directions, dim, np.random.default_rng())
 
 
-def _tilted(x, y, arcs=circle.arcs):
-    lengths, middles = arcs(x, y)
-    lengths = lengths * (1 + 0.5 * np.cos(2 * middles))
-    return circle.Arcs(lengths / lengths.sum() * np.pi, middles)
+def _tilted(x, y, sweep=circle._sweep):
+    arcs = sweep(x, y)
+    middles = arcs.lengths.cumsum() - arcs.lengths / 2
+    lengths = arcs.lengths * (1 + 0.5 * np.cos(2 * middles))
+    return arcs._replace(lengths=lengths / lengths.sum() * np.pi)
 
 
 def _target_weighs_less(x, y, theta, a=None, b=None, *, plan=expected.expected_sliced_plan, **settings):
@@ -305,7 +313,7 @@ MORE: dict[str, tuple[Callable, Callable, tuple[str, ...]]] = {
     "every point sends to all": (tied.split_ties, _full_plan, ("line.few-entries",)),
     "values rounded before they are sorted": (
         line.match,
-        lambda u, v, a, b, ties, match=line.match: match(np.round(u, 1), v, a, b, ties),
+        lambda u, v, quanta, ties, match=line.match: match(np.round(u, 1), v, quanta, ties),
         ("line.depends-on-order-only",),
     ),
     "random directions whatever is asked": (
@@ -313,7 +321,7 @@ MORE: dict[str, tuple[Callable, Callable, tuple[str, ...]]] = {
         _random_whatever_is_asked,
         ("directions.orthogonal-blocks", "directions.second-moment", "directions.same-seed-same-bits"),
     ),
-    "some angles of the circle count more": (circle.arcs, _tilted, ("circle.rotation",)),
+    "some angles of the circle count more": (circle._sweep, _tilted, ("circle.rotation",)),
     "the cost depends on which cloud is the source": (
         expected.expected_sliced_plan,
         _target_weighs_less,
