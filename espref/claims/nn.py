@@ -1,4 +1,4 @@
-"""Chapter 10 of the ledger: the PyTorch module. Checks import torch when they run; without it they are skipped."""
+"""Chapter 10 of the ledger: the PyTorch module. The checks import torch when they run, and are skipped without it."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def _largest(x: Any) -> float:
     return float(abs(x).max())
 
 
-def _apart(found: Any, plain: attention.Attention) -> float:
-    """Largest difference between outputs and matrices of a torch function and of its specification."""
-    return max(_largest(found.output.numpy() - plain.output), _largest(found.weights.numpy() - plain.matrix))
+def _difference(result: Any, plain: attention.Attention) -> float:
+    """Largest difference between output and matrix of a torch function and those of its specification."""
+    return max(_largest(result.output.numpy() - plain.output), _largest(result.matrix.numpy() - plain.matrix))
 
 
 @claim(
@@ -49,7 +49,7 @@ def _apart(found: Any, plain: attention.Attention) -> float:
     r"$n = m$ and $n \ne m$. Largest difference of an entry.",
 )
 def equals_specification(rng: np.random.Generator) -> float:
-    """Two implementations of one definition, by matrices there, by recurrences here."""
+    """Two implementations of one definition: the specification forms matrices, the module uses recurrences."""
     import torch
 
     worst = 0.0
@@ -57,7 +57,7 @@ def equals_specification(rng: np.random.Generator) -> float:
         tokens = _tokens(rng, n, m)
         directions = rng.normal(size=(5, 4)) if free else None
         plain = attention.esp_attention(*tokens, tau=0.2, beta=1.3, directions=directions, sort=sort, power=power)
-        found = _functions().esp_attention(
+        result = _functions().esp_attention(
             *tokens,
             tau=0.2,
             beta=1.3,
@@ -66,7 +66,7 @@ def equals_specification(rng: np.random.Generator) -> float:
             power=power,
             need_weights=True,
         )
-        worst = max(worst, _apart(found, plain))
+        worst = max(worst, _difference(result, plain))
     return worst
 
 
@@ -81,7 +81,7 @@ def equals_specification(rng: np.random.Generator) -> float:
     r"are the difference quotients of the NumPy specification. Largest deviation, relative to the largest derivative.",
 )
 def gradients(rng: np.random.Generator) -> float:
-    """Central differences of step 1e-5 along random lines: their own error is of order 1e-10 over the step's square."""
+    """Central differences of step 1e-5 along random lines, whose own error is of order 1e-10."""
     import torch
 
     worst, step = 0.0, 1e-5
@@ -95,8 +95,8 @@ def gradients(rng: np.random.Generator) -> float:
             return compute(q, k, v, directions=slicers, tau=tau[0], beta=beta[0], sort=sort).output
 
         output = value(_functions().esp_attention, tensors)
-        found = torch.autograd.grad((output * g).sum(), tensors)
-        for place, grad in enumerate(found):
+        gradients = torch.autograd.grad((output * g).sum(), tensors)
+        for place, grad in enumerate(gradients):
             line = torch.tensor(rng.normal(size=tuple(grad.shape)))
             ends = []
             for sign in (1, -1):
@@ -110,7 +110,7 @@ def gradients(rng: np.random.Generator) -> float:
 
 
 def _padded(rng: np.random.Generator, masked: bool) -> float:
-    """Items of different lengths in one batch against each alone; padding holds large numbers."""
+    """Items of different lengths in one batch, against each of them alone; the padding holds large numbers."""
     import torch
 
     functions, worst = _functions(), 0.0
@@ -125,10 +125,10 @@ def _padded(rng: np.random.Generator, masked: bool) -> float:
             pads[0][item, :n], pads[1][item, :m] = False, False
             alone.append(functions.esp_attention(*parts, tau=0.1, beta=1.0, sort=sort).output)
         masks = dict(zip(("query_padding_mask", "key_padding_mask"), pads, strict=True)) if masked else {}
-        found = functions.esp_attention(q, k, v, tau=0.1, beta=1.0, sort=sort, **masks).output
+        output = functions.esp_attention(q, k, v, tau=0.1, beta=1.0, sort=sort, **masks).output
         for item, (n, _) in enumerate(lengths):
-            worst = max(worst, _largest(found[item, :n] - alone[item]))
-            worst = max(worst, float(abs(found[item, n:]).sum())) if masked else worst
+            worst = max(worst, _largest(output[item, :n] - alone[item]))
+            worst = max(worst, float(abs(output[item, n:]).sum())) if masked else worst
     return worst
 
 
@@ -139,22 +139,22 @@ def _padded(rng: np.random.Generator, masked: bool) -> float:
     tolerance=1e-11,
     needs=TORCH,
     source="",
-    statement=r"With padding masks, the plan of a batch item is the one between its real tokens: outputs are those of "
-    r"the item alone, and zero at padded queries, whatever the padding holds. Largest difference.",
+    statement=r"With padding masks, the plan of a batch item couples its valid tokens only: outputs are those of the "
+    r"item alone, and zero at padded queries, whatever the padding holds. Largest difference.",
 )
 def padding(rng: np.random.Generator) -> float:
-    """Real tokens stand first in rank, padded ones carry no mass, and the rank coupling is of the real numbers."""
+    """Valid tokens come first in rank, padding carries no mass, and ranks are coupled by the counts of valid tokens."""
     return _padded(rng, masked=True)
 
 
 @padding.without("the masks", at_least=0.1)
 def unmasked(rng: np.random.Generator) -> float:
-    """Padding taken for tokens."""
+    """Padding is sorted and coupled like any other token."""
     return _padded(rng, masked=False)
 
 
 def _elements(call: Callable[[], Any]) -> tuple[int, int]:
-    """Elements of the largest tensor that a call makes, and of all together."""
+    """Elements of the largest tensor that a call makes, and of all its tensors together."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -193,17 +193,17 @@ def _esp(q: Any, k: Any, v: Any) -> Any:
     tolerance=0.1,
     needs=TORCH,
     source="",
-    statement=r"Forward and backward of ESP attention hold no $n \times m$ matrix: at $n = m = 4096$ and $d = 4$ the "
-    r"largest tensor, as a part of $n m$.",
+    statement=r"Forward and backward of ESP attention form no $n \times m$ matrix. Elements of the largest tensor at "
+    r"$n = m = 4096$ and $d = 4$, as a fraction of $n m$.",
 )
 def no_plan() -> float:
-    """Every tensor that PyTorch makes is looked at; the largest are the kernels inside chunks, 16 numbers a token."""
+    """Every tensor that PyTorch makes is counted; the largest are the kernels within chunks, 16 numbers per token."""
     return _elements(_forward_and_backward(4096, _esp))[0] / 4096**2
 
 
 @no_plan.without("the recurrences: dense Sinkhorn attention", at_least=1.0)
 def dense() -> float:
-    """Its matrix is the first thing that it makes."""
+    """Sinkhorn attention starts from its n x m matrix of scores."""
     return _elements(_forward_and_backward(512, lambda *tokens: _functions().sinkhorn_attention(*tokens)))[0] / 512**2
 
 
@@ -219,8 +219,8 @@ def _slope(compute: Callable[..., Any], sizes: tuple[int, ...]) -> float:
     tolerance=1.1,
     needs=TORCH,
     source="",
-    statement=r"Numbers written by forward and backward of soft ESP attention grow linearly: log-log slope from "
-    r"$n = 1024$ to $8192$. Sorting, one call, is counted as what it writes.",
+    statement=r"The count of numbers written by forward and backward of soft ESP attention grows linearly: log-log "
+    r"slope from $n = 1024$ to $8192$. A sort, which is one call, counts as the numbers that it writes.",
 )
 def linear_work() -> float:
     """Counted, not timed, so that it is the same on every machine."""
@@ -229,7 +229,7 @@ def linear_work() -> float:
 
 @linear_work.without("the recurrences: dense Sinkhorn attention", at_least=1.8)
 def quadratic_work() -> float:
-    """Each normalisation writes a matrix."""
+    """Each normalisation writes an n x m matrix."""
     return _slope(lambda *tokens: _functions().sinkhorn_attention(*tokens), (128, 256, 512))
 
 
@@ -244,7 +244,7 @@ def quadratic_work() -> float:
     r"are finite, and the entries of its matrix sum to $n$. Largest relative deviation of that sum.",
 )
 def every_tau(rng: np.random.Generator) -> float:
-    """Every exponent is at most 0, so nothing overflows; a sum of kernels is at least its own term, 1."""
+    """Every exponent is at most 0, so nothing overflows; a row sum of the kernel is at least its diagonal entry, 1."""
     import torch
 
     q, k, _ = (x.float() for x in _tokens(rng, 300, 300))
@@ -270,7 +270,7 @@ def every_tau(rng: np.random.Generator) -> float:
     r"$n \ne m$. Largest relative deviation.",
 )
 def balanced_float32(rng: np.random.Generator) -> float:
-    """Scaled until the sums are 1 to a few rounding errors."""
+    """The scaling stops when the sums are 1 to a few rounding errors."""
     return max(_defect(rng, sort) for sort in ("balanced", "hard"))
 
 
@@ -284,8 +284,8 @@ def _defect(rng: np.random.Generator, sort: str) -> float:
     worst = 0.0
     for n, m in ((64, 64), (40, 57)):
         tokens = [x.float() for x in _tokens(rng, n, m)]
-        found = _functions().esp_attention(*tokens, tau=0.1, beta=1.0, sort=sort, need_weights=True)
-        worst = max(worst, lift.marginal_defect(found.weights.double().numpy() / n))
+        matrix = _functions().esp_attention(*tokens, tau=0.1, beta=1.0, sort=sort, need_weights=True).matrix
+        worst = max(worst, lift.marginal_defect(matrix.double().numpy() / n))
     return worst
 
 
@@ -296,11 +296,11 @@ def _defect(rng: np.random.Generator, sort: str) -> float:
     tolerance=1e-10,
     needs=TORCH,
     source="shahbazi2025espformer, prillo2020softsort",
-    statement=r"Without ties, soft ESP attention at $\tau = 10^{-9}$ is the hard one: a model trained with falling "
-    r"$\tau$ may be evaluated with the hard sort. Largest difference of outputs.",
+    statement=r"Without ties, soft ESP attention at $\tau = 10^{-9}$ equals the hard one: a model trained while $\tau$ "
+    r"is lowered may be evaluated with the hard sort. Largest difference of outputs.",
 )
 def annealed(rng: np.random.Generator) -> float:
-    r"""Neighbouring scores are some $10^{-4}$ apart, so that the kernel of different scores is $e^{-10^5} = 0$."""
+    r"""Neighbouring scores are about $10^{-4}$ apart, so the kernel of different scores is $e^{-10^5} = 0$."""
     tokens = _tokens(rng, 50, 50)
     soft, hard = (
         _functions().esp_attention(*tokens, tau=1e-9, beta=1.0, sort=sort).output for sort in ("soft", "hard")
@@ -327,13 +327,13 @@ def not_annealed(rng: np.random.Generator) -> float:
     r"`espref.sinkhorn_attention`, for 1, 4 and 9 iterations. Largest difference of an entry.",
 )
 def sinkhorn_equals(rng: np.random.Generator) -> float:
-    """Two implementations of one definition."""
+    """Two implementations of one definition, iterations counted alike: one is rows, then columns."""
     worst = 0.0
     for (n, m), n_iter in itertools.product(((20, 20), (13, 21)), (1, 4, 9)):
         tokens = _tokens(rng, n, m)
         plain = attention.sinkhorn_attention(*tokens, n_iter=n_iter)
-        found = _functions().sinkhorn_attention(*tokens, n_iter=n_iter, need_weights=True)
-        worst = max(worst, _apart(found, plain))
+        result = _functions().sinkhorn_attention(*tokens, n_iter=n_iter, need_weights=True)
+        worst = max(worst, _difference(result, plain))
     return worst
 
 
@@ -344,17 +344,17 @@ def sinkhorn_equals(rng: np.random.Generator) -> float:
     tolerance=1e-12,
     needs=TORCH,
     source="",
-    statement=r"`swap_attention` carries the projections over: a stock encoder whose attention is exchanged for "
+    statement=r"`swap_attention` carries the projections over: a stock encoder whose attention is replaced by "
     r"`SoftmaxAttention` computes what it did before. Largest difference of outputs.",
 )
 def swap(rng: np.random.Generator) -> float:
-    """The two compute the same function of the same weights."""
+    """Both are the same function of the same parameters."""
     return _swapped(rng, "SoftmaxAttention")
 
 
 @swap.without("softmax: ESP attention with the same projections", at_least=1e-2)
 def swap_esp(rng: np.random.Generator) -> float:
-    """Another attention is another function; it has to be fine-tuned."""
+    """ESP attention is another function of the same parameters; the model has to be fine-tuned."""
     return _swapped(rng, "EspAttention")
 
 
@@ -384,8 +384,8 @@ def _swapped(rng: np.random.Generator, kind: str) -> float:
     r"tokens.” It does: the largest change of earlier outputs when only the last target token changes.",
 )
 def future(rng: np.random.Generator) -> float:
-    """The plan is between all target and all source tokens: a new last token moves the ranks of the others, and the
-    weights of the slices. With softmax cross attention the change is zero, as the tests of the models see."""
+    """The plan couples all target tokens to all source tokens: another last token changes the ranks of the others, and
+    the weights of the slices. With softmax cross attention the change is zero, as the tests of the models check."""
     return _future(rng, "esp")
 
 

@@ -1,8 +1,9 @@
-"""ESP attention in PyTorch (extra ``torch``): exact, without ever building a plan.
+"""ESP attention in PyTorch (extra ``torch``): exact, in linear time, without forming a plan.
 
-:mod:`espref.nn.functional` holds the pure functions, :mod:`espref.nn.attention` the modules, and
-:mod:`espref.nn.transformer` models built of them. The NumPy chapters
-:mod:`espref.attention` and :mod:`espref.planfree` are their specification.
+Read :mod:`espref.nn.dense` first: the same attention as its definition reads. :mod:`espref.nn.functional` holds the
+pure functions, the classes here are modules with the call signature of :class:`torch.nn.MultiheadAttention`, and
+:mod:`espref.nn.transformer` holds models made of them. The NumPy chapters :mod:`espref.attention` and
+:mod:`espref.planfree` specify what is computed.
 """
 
 try:
@@ -10,8 +11,9 @@ try:
 except ImportError as error:
     raise ImportError("espref.nn needs PyTorch: pip install 'espref[torch]'") from error
 
-from . import functional, transformer
-from .attention import DifferentialAttention, EspAttention, SinkhornAttention, SoftmaxAttention
+from . import blocks, dense, functional, transformer
+from .attention import DifferentialAttention, SinkhornAttention, SoftmaxAttention
+from .esp import EspAttention
 from .exchange import register_with_transformers, swap_attention
 
 __all__ = [
@@ -19,6 +21,8 @@ __all__ = [
     "EspAttention",
     "SinkhornAttention",
     "SoftmaxAttention",
+    "blocks",
+    "dense",
     "functional",
     "register_with_transformers",
     "swap_attention",

@@ -1,4 +1,7 @@
-r"""Attention as pure functions of tensors; the functions of :mod:`espref.attention` are their specification."""
+r"""Attention as pure functions of tensors, in the notation of the NumPy chapter :mod:`espref.attention`.
+
+:mod:`espref.nn.dense` reads as the definition of :func:`esp_attention` does; this one computes the same in linear time.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .sorting import SORTS, Options
-from .streaming import real_count, streamed
+from ._checks import as_temperature, as_valid, check_options, check_tokens
+from .ranks import valid_count
+from .sorting import Options
+from .streaming import streamed
 
 
 class AttentionOutput(NamedTuple):
     """What every function here returns."""
 
-    output: Tensor  # (..., N, Ev)
-    weights: Tensor | None  # (..., N, M), only with need_weights
+    output: Tensor  # (..., N, Ev) matrix @ value
+    matrix: Tensor | None  # (..., N, M), only with need_weights
 
 
 def esp_attention(
@@ -34,14 +39,15 @@ def esp_attention(
     straight_through: bool = False,
     need_weights: bool = False,
 ) -> AttentionOutput:
-    r"""ESP attention, $N \sum_l w_l U_l V$, exact, without building a plan; see :func:`espref.esp_attention`.
+    r"""ESP attention, $N \sum_l w_l U_l V$, exact, without forming a plan; see :func:`espref.esp_attention`.
 
     Parameters
     ----------
     query, key, value : (..., N, E), (..., M, E), (..., M, Ev)
-        Floating point tensors; half precision is computed in float32 and returned as it came.
+        Floating point tensors. Half precision is computed in float32; the results have the type of ``value``.
     tau : float or tensor without dimensions
-        Temperature of the soft sort, > 0 (unused by a hard sort without ``straight_through``).
+        Temperature of the soft sort, > 0, in units of score^power (unused by a hard sort without
+        ``straight_through``).
     beta : float or tensor without dimensions
         Inverse temperature over slices, >= 0, in units of 1 / |query|^2.
     directions : (L, E), optional
@@ -49,19 +55,20 @@ def esp_attention(
     sort : "soft" | "balanced" | "hard"
         SoftSort, the doubly stochastic balanced sort, or the hard sort (ties averaged).
     power : 1 or 2
-        Laplace kernel, linear in N; Gauss kernel, quadratic.
+        Exponent of the sort kernel: Laplace, linear in N, or Gauss, quadratic in N.
     key_padding_mask, query_padding_mask : (..., M) and (..., N) bool, optional
-        True = ignore, as in MultiheadAttention. The plan is between the real tokens of each batch item; padded queries
-        give zeros, and so does a batch item without any real key.
+        True = ignore, as in :class:`torch.nn.MultiheadAttention`. The plan of each batch item couples its valid tokens,
+        those that are not padding. Padded queries give zeros, and so does a batch item without valid keys.
     straight_through : bool
         With a hard sort, take the gradient of the soft one, which is then computed too.
     need_weights : bool
-        Also compute the attention matrix: O(N M) memory, and the time of M value columns.
+        Also return the attention matrix. ESP attention never forms this matrix otherwise; requesting it takes O(N M)
+        memory and costs as much as M extra value columns.
 
     Returns
     -------
     AttentionOutput
-        output (..., N, Ev) and weights (..., N, M) or None.
+        output (..., N, Ev) and matrix (..., N, M) or None.
 
     Raises
     ------
@@ -74,74 +81,107 @@ def esp_attention(
 
     Notes
     -----
-    The gradient is exact, and has no derivative of its own. :mod:`torch.func` goes through; ``vmap`` calls the function
-    item by item, so that leading dimensions are the faster batch.
+    The gradient is exact, but cannot be differentiated again. The transforms of :mod:`torch.func` apply; ``vmap`` calls
+    the function once for each item, so leading dimensions are the faster way to batch.
 
     References
     ----------
     shahbazi2025espformer, prillo2020softsort
     """
-    lead = _check(query, key, value)
-    _check_options(query, directions, sort, power)
-    kept = value.dtype
-    dtype = torch.float64 if kept == torch.float64 else torch.float32
+    lead = check_tokens(query, key, value)
+    check_options(query, directions, sort, power)
     with torch.autocast(query.device.type, enabled=False):
-        q, k, v = (x.reshape(-1, *x.shape[-2:]).to(dtype) for x in (query, key, value))
-        tau, beta = (_scalar(x, name, q) for x, name in ((tau, "tau"), (beta, "beta")))
-        slicers = torch.eye(q.shape[-1], dtype=dtype, device=q.device) if directions is None else directions.to(q)
-        masks = [_real(mask, lead, x, name) for mask, x, name in (
-            (query_padding_mask, q, "query_padding_mask"), (key_padding_mask, k, "key_padding_mask"))]  # fmt: skip
-        options = Options(sort, power, *masks)
+        q, k, v = _flattened(query, key, value)
+        temperatures = as_temperature(tau, "tau", q), as_temperature(beta, "beta", q)
+        theta = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device) if directions is None else directions.to(q)
+        query_valid = as_valid(query_padding_mask, lead, q, "query_padding_mask")
+        key_valid = as_valid(key_padding_mask, lead, k, "key_padding_mask")
+        options = Options(sort, power, query_valid, key_valid)
 
-        def attend(values: Tensor, least: bool) -> Tensor:
-            result = streamed(q, k, values, slicers, tau, beta, options, least)
+        def attend(values: Tensor, one_slice_at_a_time: bool) -> Tensor:
+            result = streamed(q, k, values, theta, *temperatures, options, one_slice_at_a_time)
             if sort != "hard" or not straight_through or not torch.is_grad_enabled():
                 return result
-            soft = streamed(q, k, values, slicers, tau, beta, options._replace(sort="soft"), least)
-            return result.detach() + (soft - soft.detach())  # plus zero, which has a gradient
+            soft = streamed(q, k, values, theta, *temperatures, options._replace(sort="soft"), one_slice_at_a_time)
+            return result.detach() + (soft - soft.detach())  # the second term is zero, with the gradient of soft
 
-        output, weights = attend(v, least=False), None
+        output, matrix = attend(v, one_slice_at_a_time=False), None
         if need_weights:
-            identity = torch.eye(k.shape[1], dtype=dtype, device=q.device).expand(len(q), -1, -1)
-            weights = attend(identity, least=True)
-            weights = weights.to(kept).reshape(*lead, *weights.shape[1:])
-    return AttentionOutput(output.to(kept).reshape(*lead, *output.shape[1:]), weights)
+            identity = torch.eye(k.shape[1], dtype=q.dtype, device=q.device).expand(len(q), -1, -1)
+            matrix = _restored(attend(identity, one_slice_at_a_time=True), lead, value.dtype)
+    return AttentionOutput(_restored(output, lead, value.dtype), matrix)
 
 
 def softmax_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, keep: Tensor | None = None, need_weights: bool = False
+    query: Tensor, key: Tensor, value: Tensor, *, allowed: Tensor | None = None, need_weights: bool = False
 ) -> AttentionOutput:
     r"""Scaled dot-product attention on PyTorch's fused kernels; see :func:`espref.softmax_attention`.
 
-    query (..., N, E), key (..., M, E), value (..., M, Ev); ``keep`` (..., N, M) boolean, True where a query may look at
-    a key. A query that may look at none gives zeros. ``need_weights`` also computes the matrix.
+    Parameters
+    ----------
+    query, key, value : (..., N, E), (..., M, E), (..., M, Ev)
+        Floating point tensors.
+    allowed : (..., N, M) bool, optional
+        True where a query may attend to a key. A query without any such key gives zeros.
+    need_weights : bool
+        Also compute the attention matrix, which the fused kernels do not return.
+
+    Returns
+    -------
+    AttentionOutput
+        output (..., N, Ev) and matrix (..., N, M) or None.
 
     Raises
     ------
     ValueError
         For malformed tensors.
+
+    References
+    ----------
+    vaswani2017attention
     """
-    _check(query, key, value)
-    if keep is None:
-        some, allowed = torch.ones((), dtype=torch.bool, device=query.device), None
+    check_tokens(query, key, value)
+    if allowed is None:
+        has_key = torch.ones((), dtype=torch.bool, device=query.device)
     else:
-        some = keep.any(-1, keepdim=True)
-        allowed = keep | ~some
-    output, weights = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed) * some, None
+        has_key = allowed.any(-1, keepdim=True)  # (..., N, 1)
+        allowed = allowed | ~has_key  # a softmax over no keys would be 0 / 0
+    output, matrix = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed) * has_key, None
     if need_weights:
         logits = query @ key.mT * query.shape[-1] ** -0.5  # (..., N, M)
-        weights = torch.softmax(logits if allowed is None else logits.masked_fill(~allowed, -torch.inf), dim=-1) * some
-    return AttentionOutput(output, weights)
+        logits = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
+        matrix = torch.softmax(logits, dim=-1) * has_key
+    return AttentionOutput(output, matrix)
 
 
 def differential_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, mix: Tensor, keep: Tensor | None = None, need_weights: bool = False
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mix: Tensor,
+    allowed: Tensor | None = None,
+    need_weights: bool = False,
 ) -> AttentionOutput:
-    r"""Softmax attention minus ``mix`` times a second one: each on its half of the coordinates.
+    r"""One softmax attention minus ``mix`` times another, each computed from half of the coordinates.
 
-    query (..., N, E), key (..., M, E) with E even, value (..., M, Ev); ``mix`` a tensor without dimensions. Rows of the
-    matrix sum to 1 - mix, and its entries may be negative. ``keep`` and ``need_weights`` as in
-    :func:`softmax_attention`.
+    Rows of the matrix sum to 1 - mix, and its entries may be negative.
+
+    Parameters
+    ----------
+    query, key, value : (..., N, E), (..., M, E), (..., M, Ev)
+        Floating point tensors, E even.
+    mix : tensor without dimensions
+        Factor of the second attention.
+    allowed : (..., N, M) bool, optional
+        True where a query may attend to a key. A query without any such key gives zeros.
+    need_weights : bool
+        Also compute the attention matrix.
+
+    Returns
+    -------
+    AttentionOutput
+        output (..., N, Ev) and matrix (..., N, M) or None.
 
     Raises
     ------
@@ -152,16 +192,16 @@ def differential_attention(
     ----------
     ye2024differential
     """
-    _check(query, key, value)
+    check_tokens(query, key, value)
     if query.shape[-1] % 2:
         raise ValueError(f"query: expected an even number of coordinates, got {query.shape[-1]}")
     (q1, q2), (k1, k2) = query.chunk(2, dim=-1), key.chunk(2, dim=-1)
-    first = softmax_attention(q1, k1, value, keep=keep, need_weights=need_weights)
-    second = softmax_attention(q2, k2, value, keep=keep, need_weights=need_weights)
-    weights = None
-    if first.weights is not None and second.weights is not None:
-        weights = first.weights - mix * second.weights
-    return AttentionOutput(first.output - mix * second.output, weights)
+    first = softmax_attention(q1, k1, value, allowed=allowed, need_weights=need_weights)
+    second = softmax_attention(q2, k2, value, allowed=allowed, need_weights=need_weights)
+    matrix = None
+    if first.matrix is not None and second.matrix is not None:
+        matrix = first.matrix - mix * second.matrix
+    return AttentionOutput(first.output - mix * second.output, matrix)
 
 
 def sinkhorn_attention(
@@ -174,10 +214,26 @@ def sinkhorn_attention(
     query_padding_mask: Tensor | None = None,
     need_weights: bool = False,
 ) -> AttentionOutput:
-    r"""Rows and columns of exp(<q_i, k_j> / sqrt E) normalised in turn; see :func:`espref.sinkhorn_attention`.
+    r"""Rows and columns of $\exp(\langle q_i, k_j \rangle / \sqrt E)$ normalised in turn; dense, in the log domain.
 
-    Dense, in the log domain and in float32 at least. Each of ``n_iter`` iterations makes the real rows sum to 1, and then
-    the real columns to N/M, counted in real tokens. Shapes and padding masks as in :func:`esp_attention`.
+    One iteration makes every row of a valid query sum to 1, and then every column of a valid key to N/M, where N and M
+    count valid tokens; see :func:`espref.sinkhorn_attention`.
+
+    Parameters
+    ----------
+    query, key, value : (..., N, E), (..., M, E), (..., M, Ev)
+        Floating point tensors. Half precision is computed in float32; the results have the type of ``value``.
+    n_iter : int
+        Number of iterations, >= 1, each of one row and one column normalisation.
+    key_padding_mask, query_padding_mask : (..., M) and (..., N) bool, optional
+        True = ignore. Padded queries give zeros, and so does a batch item without valid keys.
+    need_weights : bool
+        Also return the attention matrix.
+
+    Returns
+    -------
+    AttentionOutput
+        output (..., N, Ev) and matrix (..., N, M) or None.
 
     Raises
     ------
@@ -188,91 +244,44 @@ def sinkhorn_attention(
     ----------
     sander2022sinkformers
     """
-    lead = _check(query, key, value)
+    lead = check_tokens(query, key, value)
     if not isinstance(n_iter, int) or isinstance(n_iter, bool) or n_iter < 1:
         raise ValueError(f"n_iter: expected a positive whole number, got {n_iter!r}")
-    kept, dtype = value.dtype, torch.float64 if value.dtype == torch.float64 else torch.float32
     with torch.autocast(query.device.type, enabled=False):
-        q, k, v = (x.reshape(-1, *x.shape[-2:]).to(dtype) for x in (query, key, value))
-        rows = _real(query_padding_mask, lead, q, "query_padding_mask")
-        cols = _real(key_padding_mask, lead, k, "key_padding_mask")
-        logits, nothing = q @ k.mT * q.shape[-1] ** -0.5, torch.finfo(dtype).min  # (B, N, M)
-        keep = _pairs(rows, cols, logits)
-        level = (real_count(q, rows) / real_count(k, cols)).log()[..., None]  # (B, 1, 1)
-        for step in range(2 * n_iter):  # rows, columns, rows, ...
-            logits = logits if keep is None else logits.masked_fill(~keep, nothing)
-            logits = logits - logits.logsumexp(dim=-2 if step % 2 else -1, keepdim=True)
-            logits = logits + level if step % 2 else logits
-        matrix = logits.exp() if keep is None else logits.masked_fill(~keep, -torch.inf).exp()
-        output = matrix @ v
-    matrix, output = (x.to(kept).reshape(*lead, *x.shape[1:]) for x in (matrix, output))
-    return AttentionOutput(output, matrix if need_weights else None)
+        q, k, v = _flattened(query, key, value)
+        query_valid = as_valid(query_padding_mask, lead, q, "query_padding_mask")
+        key_valid = as_valid(key_padding_mask, lead, k, "key_padding_mask")
+        logits = q @ k.mT * q.shape[-1] ** -0.5  # (B, N, M)
+        padding = _padding_pairs(query_valid, key_valid, logits)
+        column_sum = (valid_count(q, query_valid) / valid_count(k, key_valid)).log()[..., None]  # (B, 1, 1)
+
+        def normalised(logits: Tensor, dim: int) -> Tensor:
+            logits = logits if padding is None else logits.masked_fill(padding, torch.finfo(q.dtype).min)
+            return logits - logits.logsumexp(dim=dim, keepdim=True)
+
+        for _ in range(n_iter):
+            logits = normalised(logits, dim=-1)
+            logits = normalised(logits, dim=-2) + column_sum
+        matrix = logits.exp() if padding is None else logits.masked_fill(padding, -torch.inf).exp()
+        output = _restored(matrix @ v, lead, value.dtype)
+    return AttentionOutput(output, _restored(matrix, lead, value.dtype) if need_weights else None)
 
 
-def _pairs(rows: Tensor | None, cols: Tensor | None, like: Tensor) -> Tensor | None:
-    """Which pairs are real, (B, N, M); None: all are."""
-    if rows is None and cols is None:
+def _flattened(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """With one leading dimension, (B, tokens, coordinates), in float64 or float32."""
+    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+    q, k, v = (x.reshape(-1, *x.shape[-2:]).to(dtype) for x in (query, key, value))
+    return q, k, v
+
+
+def _restored(x: Tensor, lead: torch.Size, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype).reshape(*lead, *x.shape[1:])
+
+
+def _padding_pairs(query_valid: Tensor | None, key_valid: Tensor | None, like: Tensor) -> Tensor | None:
+    """True where the query or the key is padding, (B, N, M); None where neither is masked."""
+    if query_valid is None and key_valid is None:
         return None
-    every = torch.ones_like(like, dtype=torch.bool)
-    every = every if rows is None else every & rows[:, :, None]
-    return every if cols is None else every & cols[:, None, :]
-
-
-def _check(query: Tensor, key: Tensor, value: Tensor) -> torch.Size:
-    for name, x in (("query", query), ("key", key), ("value", value)):
-        if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or 0 in x.shape[-2:]:
-            got = f"{tuple(x.shape)}, {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"{name}: expected a floating point tensor of shape (..., tokens, coordinates), got {got}")
-    lead = query.shape[:-2]
-    if key.shape[:-2] != lead or value.shape[:-2] != lead:
-        raise ValueError(f"key, value: expected leading dimensions {tuple(lead)} as query has")
-    if key.shape[-1] != query.shape[-1]:
-        raise ValueError(f"key: expected {query.shape[-1]} coordinates as query has, got {key.shape[-1]}")
-    if value.shape[-2] != key.shape[-2]:
-        raise ValueError(f"value: expected {key.shape[-2]} tokens as key has, got {value.shape[-2]}")
-    if not query.device == key.device == value.device:
-        raise ValueError(f"key, value: expected device {query.device} as query has, got {key.device}, {value.device}")
-    return lead
-
-
-def _check_options(query: Tensor, directions: Tensor | None, sort: str, power: int) -> None:
-    if directions is not None:
-        fits = isinstance(directions, Tensor) and directions.is_floating_point() and directions.ndim == 2
-        if not fits or directions.shape[1] != query.shape[-1] or not len(directions):
-            raise ValueError(
-                f"directions: expected None or a tensor of shape (L, {query.shape[-1]}), got {_got(directions)}"
-            )
-        if directions.device != query.device:
-            raise ValueError(f"directions: expected device {query.device} as query has, got {directions.device}")
-    if not isinstance(sort, str) or sort not in SORTS:
-        raise ValueError(f"sort: expected one of {', '.join(SORTS)}, got {_got(sort)}")
-    if not isinstance(power, int) or power not in (1, 2):
-        raise ValueError(f"power: expected 1 (Laplace) or 2 (Gauss), got {_got(power)}")
-
-
-def _got(x: object) -> str:
-    return f"{tuple(x.shape)}, {x.dtype}" if isinstance(x, Tensor) else repr(x)
-
-
-def _scalar(x: float | Tensor, name: str, like: Tensor) -> Tensor:
-    wanted = f"a number {'> 0' if name == 'tau' else '>= 0'}"
-    number = isinstance(x, (int, float)) and not isinstance(x, bool)
-    if not number and not (isinstance(x, Tensor) and x.ndim == 0 and not x.is_complex() and x.device.type != "meta"):
-        raise ValueError(f"{name}: expected {wanted}, got {_got(x)}")
-    try:
-        scalar = torch.as_tensor(x, dtype=like.dtype, device=like.device)
-    except (OverflowError, RuntimeError) as error:  # a whole number beyond the floats
-        raise ValueError(f"{name}: expected {wanted}, got one too large") from error
-    return scalar  # its value is looked at in the stream
-
-
-def _real(mask: Tensor | None, lead: torch.Size, x: Tensor, name: str) -> Tensor | None:
-    if mask is None:
-        return None
-    size = (*lead, x.shape[1])
-    fits = (
-        isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.device == x.device and 0 < mask.ndim <= len(size)
-    )
-    if not fits or any(m not in (1, s) for m, s in zip(reversed(mask.shape), reversed(size))):  # noqa: B905
-        raise ValueError(f"{name}: expected a boolean mask that expands to {size} on {x.device}, got {_got(mask)}")
-    return ~mask.expand(size).reshape(-1, x.shape[1])
+    pairs = torch.zeros_like(like, dtype=torch.bool)
+    pairs = pairs if query_valid is None else pairs | ~query_valid[:, :, None]
+    return pairs if key_valid is None else pairs | ~key_valid[:, None, :]

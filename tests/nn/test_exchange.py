@@ -21,8 +21,8 @@ def test_swap_in_a_stock_encoder(training: bool) -> None:
     with torch.no_grad():
         before = model(x, src_key_padding_mask=pad)
         swap_attention(model, SoftmaxAttention)
-        real = ~pad
-        torch.testing.assert_close(model(x, src_key_padding_mask=pad)[real], before[real], atol=1e-5, rtol=1e-4)
+        valid = ~pad
+        torch.testing.assert_close(model(x, src_key_padding_mask=pad)[valid], before[valid], atol=1e-5, rtol=1e-4)
     called = []
     stock = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).train(training)
     swapped = swap_attention(stock, EspAttention, sort="balanced")
@@ -172,5 +172,5 @@ def test_hugging_face_decoder_is_refused() -> None:
     transformers = pytest.importorskip("transformers", reason="transformers is missing: pip install transformers")
     register_with_transformers("esp-test")
     config = transformers.GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, attn_implementation="esp-test")
-    with pytest.raises(ValueError, match=r"triangular matrix is the identity|attention_mask: expected one mask"):
+    with pytest.raises(ValueError, match=r"triangular matrix is the identity|attention_mask: expected the same mask"):
         transformers.GPT2Model(config)(torch.randint(1, 30, (1, 5)))

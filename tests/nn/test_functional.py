@@ -32,9 +32,9 @@ def test_equals_numpy(sort: str, power: int, n: int, m: int) -> None:
     q, k, v = tokens(n, m)
     for tau in (1e-4, 0.1, 10.0):
         plain = specification(q, k, v, tau=tau, beta=1.3, sort=sort, power=power)
-        found = F.esp_attention(q, k, v, tau=tau, beta=1.3, sort=sort, power=power, need_weights=True)
-        np.testing.assert_allclose(found.output, plain.output, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(found.weights, plain.matrix, rtol=0, atol=1e-12)
+        result = F.esp_attention(q, k, v, tau=tau, beta=1.3, sort=sort, power=power, need_weights=True)
+        np.testing.assert_allclose(result.output, plain.output, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(result.matrix, plain.matrix, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("sort", SORTS)
@@ -43,10 +43,10 @@ def test_slicers_ties_and_leading_dimensions(sort: str) -> None:
     q, k, v = tokens(24, 24)
     q, slicers = q.round(), torch.tensor(np.random.default_rng(1).normal(size=(7, 4)))
     many = [torch.stack([x, x.flip(0)])[None] for x in (q, k, v)]
-    found = F.esp_attention(*many, tau=0.2, beta=0.7, directions=slicers, sort=sort).output
+    result = F.esp_attention(*many, tau=0.2, beta=0.7, directions=slicers, sort=sort).output
     for item, parts in enumerate(((q, k, v), (q.flip(0), k.flip(0), v.flip(0)))):
         plain = specification(*parts, tau=0.2, beta=0.7, directions=slicers, sort=sort).output
-        np.testing.assert_allclose(found[0, item], plain, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(result[0, item], plain, rtol=0, atol=1e-12)
 
 
 def test_long_sequences_equal_planfree() -> None:
@@ -67,7 +67,7 @@ def test_slice_groups_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("sort", SORTS)
 def test_padding_equals_unpadded(sort: str) -> None:
-    """Different real lengths on both sides of one batch: as computed on the real tokens alone; padded rows are zero."""
+    """Items of different lengths, padded anywhere: each as its valid tokens alone; padded rows are zero."""
     lengths = [(9, 12), (12, 5), (1, 1), (40, 33)]
     size = (40, 33)
     q, k, v = (torch.randn(4, n, d, dtype=DOUBLE) * 1e3 for n, d in ((40, 4), (33, 4), (33, 3)))
@@ -79,23 +79,23 @@ def test_padding_equals_unpadded(sort: str) -> None:
         q[item, rows], k[item, cols], v[item, cols] = parts
         query_pad[item, rows], key_pad[item, cols] = False, False
         alone.append((rows, cols, specification(*parts, tau=0.1, beta=1.0, sort=sort)))
-    found = F.esp_attention(
+    result = F.esp_attention(
         q, k, v, tau=0.1, beta=1.0, sort=sort, need_weights=True, key_padding_mask=key_pad, query_padding_mask=query_pad
     )
     for item, (rows, cols, plain) in enumerate(alone):
-        np.testing.assert_allclose(found.output[item, rows], plain.output, rtol=0, atol=1e-11)
-        np.testing.assert_allclose(found.weights[item][rows][:, cols], plain.matrix, rtol=0, atol=1e-11)
-        assert (found.output[item][query_pad[item]] == 0).all() and (found.weights[item][:, key_pad[item]] == 0).all()
+        np.testing.assert_allclose(result.output[item, rows], plain.output, rtol=0, atol=1e-11)
+        np.testing.assert_allclose(result.matrix[item][rows][:, cols], plain.matrix, rtol=0, atol=1e-11)
+        assert (result.output[item][query_pad[item]] == 0).all() and (result.matrix[item][:, key_pad[item]] == 0).all()
         if sort != "soft":
-            assert marginal_defect(found.weights[item][rows][:, cols].numpy() / len(rows)) < 1e-10
+            assert marginal_defect(result.matrix[item][rows][:, cols].numpy() / len(rows)) < 1e-10
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_nothing_real_gives_zeros(sort: str) -> None:
-    """A batch item without real keys, or without real queries, gives zeros and finite gradients."""
+def test_no_valid_tokens_give_zeros(sort: str) -> None:
+    """A batch item without valid keys, or without valid queries, gives zeros and finite gradients."""
     q, k, v = (x.expand(2, -1, -1).clone().requires_grad_() for x in tokens(6, 5))
-    nothing = torch.tensor([[True], [False]])
-    for masks in ({"key_padding_mask": nothing.expand(2, 5)}, {"query_padding_mask": nothing.expand(2, 6)}):
+    padding = torch.tensor([[True], [False]])
+    for masks in ({"key_padding_mask": padding.expand(2, 5)}, {"query_padding_mask": padding.expand(2, 6)}):
         output = F.esp_attention(q, k, v, tau=0.1, beta=1.0, sort=sort, **masks).output
         assert (output[0] == 0).all() and (output[1] != 0).any()
         assert all(torch.isfinite(g).all() for g in torch.autograd.grad(output.sum(), (q, k, v)))
@@ -109,7 +109,7 @@ MASKS = {
 
 @pytest.mark.parametrize("sort", ["soft", "balanced"])
 @pytest.mark.parametrize("power", [1, 2])
-@pytest.mark.parametrize("masks", [{}, MASKS], ids=["all real", "padded"])
+@pytest.mark.parametrize("masks", [{}, MASKS], ids=["no padding", "padded"])
 def test_gradients(sort: str, power: int, masks: dict) -> None:
     """Gradients of queries, keys, values, slicers, tau and beta against finite differences, n != m."""
     torch.manual_seed(0)
@@ -136,13 +136,13 @@ def test_straight_through_takes_the_soft_gradient(beta: float) -> None:
 
     plain, soft = call(sort="hard"), call(sort="soft")
     through = call(sort="hard", straight_through=True)
-    assert torch.equal(through.output, plain.output) and torch.equal(through.weights, plain.weights)
-    for name in ("output", "weights"):
+    assert torch.equal(through.output, plain.output) and torch.equal(through.matrix, plain.matrix)
+    for name in ("output", "matrix"):
         g = getattr(plain, name).detach()
-        found, expected = (
+        result, expected = (
             torch.autograd.grad(getattr(x, name), leaves, g, materialize_grads=True) for x in (through, soft)
         )
-        for one, other in zip(found, expected, strict=True):
+        for one, other in zip(result, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-13)
     if not beta:
         assert torch.autograd.grad(plain.output.square().sum(), leaves[0])[0].abs().max() == 0
@@ -153,11 +153,11 @@ def test_narrow_floats(dtype: torch.dtype) -> None:
     """Half precision is computed in float32 and returned as it came: within its own rounding of the float64 result."""
     exact = tokens(100, 100)
     narrow = [x.to(dtype) for x in exact]
-    found = F.esp_attention(*narrow, tau=0.1, beta=1.0).output
+    result = F.esp_attention(*narrow, tau=0.1, beta=1.0).output
     reference = F.esp_attention(*(x.double() for x in narrow), tau=0.1, beta=1.0).output
-    assert found.dtype == dtype
+    assert result.dtype == dtype
     tolerance = max(4 * torch.finfo(dtype).eps, 1e-5)
-    torch.testing.assert_close(found.double(), reference, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(result.double(), reference, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("power", [1, 2])
@@ -249,13 +249,13 @@ def test_bad_input_is_named(name: str) -> None:
 
 
 def test_no_matrix_unless_it_is_asked_for() -> None:
-    """Of all four functions; five normalisations are Sinkhorn's default."""
+    """Of all four functions; five iterations are the default of Sinkhorn attention."""
     q, k, v = tokens(7, 5)
-    found = F.sinkhorn_attention(q, k, v)
-    every = [found, F.esp_attention(q, k, v, **TEMPERATURES), F.softmax_attention(q, k, v)]
+    result = F.sinkhorn_attention(q, k, v)
+    every = [result, F.esp_attention(q, k, v, **TEMPERATURES), F.softmax_attention(q, k, v)]
     every.append(F.differential_attention(q, k, v, mix=torch.tensor(0.1)))
-    assert [result.weights for result in every] == [None] * 4
-    assert torch.equal(found.output, F.sinkhorn_attention(q, k, v, n_iter=5).output)
+    assert [result.matrix for result in every] == [None] * 4
+    assert torch.equal(result.output, F.sinkhorn_attention(q, k, v, n_iter=5).output)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -306,7 +306,7 @@ def test_another_default_device_does_not_matter() -> None:
 
 
 def test_one_mask_alone_and_masks_that_expand() -> None:
-    """Of one sequence without a batch; keys only, queries only; one truth value for all tokens."""
+    """One sequence without a batch: keys only, queries only, one truth value for all tokens."""
     q, k, v = tokens(8, 6)
     masked = torch.arange(8) >= 5, torch.arange(6) >= 4
     for function in (F.sinkhorn_attention, lambda *x, **o: F.esp_attention(*x, **TEMPERATURES, **o)):
@@ -332,50 +332,50 @@ def test_an_empty_batch() -> None:
         assert torch.autograd.grad(output.sum(), q)[0].shape == (0, 8, 4)
 
 
-def test_leading_dimensions_of_the_maps_that_look() -> None:
+def test_leading_dimensions_of_pairwise_attention() -> None:
     """Softmax and differential attention of a batch with masks: each item as alone."""
     generator = torch.Generator().manual_seed(1)
     q, k, v = (torch.randn(3, n, 6, generator=generator, dtype=DOUBLE) for n in (7, 5, 5))
-    keep = torch.rand(3, 7, 5, generator=generator) < 0.5
-    keep[1, 2] = False
+    allowed = torch.rand(3, 7, 5, generator=generator) < 0.5
+    allowed[1, 2] = False
     mix = torch.tensor(0.2, dtype=DOUBLE)
     for function in (F.softmax_attention, lambda *x, **o: F.differential_attention(*x, mix=mix, **o)):
-        found = function(q, k, v, keep=keep, need_weights=True)
-        torch.testing.assert_close(found.output, found.weights @ v, rtol=0, atol=1e-13)
+        result = function(q, k, v, allowed=allowed, need_weights=True)
+        torch.testing.assert_close(result.output, result.matrix @ v, rtol=0, atol=1e-13)
         for item in range(3):
-            alone = function(q[item], k[item], v[item], keep=keep[item], need_weights=True)
-            for one, other in zip(found, alone, strict=True):
+            alone = function(q[item], k[item], v[item], allowed=allowed[item], need_weights=True)
+            for one, other in zip(result, alone, strict=True):
                 torch.testing.assert_close(one[item], other, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_kept_and_recomputed_gradients_agree(sort: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What short sequences keep for the backward, long ones compute again: the same gradients."""
+def test_saved_and_recomputed_gradients_agree(sort: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Terms that are saved for backward, as for short sequences, or computed again: the same gradients."""
     q, k, v = (x.requires_grad_() for x in tokens(90, 90))
     grads = []
-    for keep in (0, 2**23):
-        monkeypatch.setattr(streaming, "KEEP", keep)
+    for limit in (0, 2**23):
+        monkeypatch.setattr(streaming, "SAVE", limit)
         grads.append(
             torch.autograd.grad(F.esp_attention(q, k, v, tau=0.2, beta=1.0, sort=sort).output[0].sum(), (q, k, v))
         )
-    for again, kept in zip(*grads, strict=True):
-        torch.testing.assert_close(again, kept, rtol=0, atol=1e-12)
+    for recomputed, saved in zip(*grads, strict=True):
+        torch.testing.assert_close(recomputed, saved, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [7, 60, 700])
 @pytest.mark.parametrize("tied", [False, True])
 def test_kernel_and_its_gradients_equal_the_dense_ones(size: int, tied: bool) -> None:
     """K x, and the gradients to s, tau and x, equal those of the dense kernel, ties across chunks included (a tied pair
-    counts nothing)."""
+    contributes nothing)."""
     torch.manual_seed(0)
     scores = torch.randint(0, 3, (2, size)).double() if tied else torch.randn(2, size, dtype=DOUBLE)
     s = scores.sort(dim=-1).values.requires_grad_()
     tau = torch.tensor(0.4, dtype=DOUBLE, requires_grad=True)
     x, g = torch.randn(2, size, 3, dtype=DOUBLE, requires_grad=True), torch.randn(2, size, 3, dtype=DOUBLE)
     dense = torch.exp(-(s[:, :, None] - s[:, None, :]).abs() / tau) @ x
-    found = scan.apply(scan.laplace(s, tau), s, tau, x)
-    torch.testing.assert_close(found, dense, rtol=1e-12, atol=1e-12)
-    for one, other in zip(*(torch.autograd.grad(y, (s, tau, x), g) for y in (found, dense)), strict=True):
+    result = scan.apply_kernel(scan.laplace_kernel(s, tau), s, tau, x)
+    torch.testing.assert_close(result, dense, rtol=1e-12, atol=1e-12)
+    for one, other in zip(*(torch.autograd.grad(y, (s, tau, x), g) for y in (result, dense)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
@@ -386,11 +386,11 @@ def test_equal_tokens_tie_in_every_direction(sort: str) -> None:
     rows = torch.tensor(np.random.default_rng(5).integers(0, 9, size=40))
     q, k = q[rows], k[rows.flip(0)]
     slicers = torch.tensor(np.random.default_rng(6).normal(size=(11, 7)))
-    found = F.esp_attention(q, k, v, tau=0.05, beta=0.4, directions=slicers, sort=sort).output
+    result = F.esp_attention(q, k, v, tau=0.05, beta=0.4, directions=slicers, sort=sort).output
     plain = specification(q, k, v, tau=0.05, beta=0.4, directions=slicers, sort=sort).output
-    np.testing.assert_allclose(found, plain, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(result, plain, rtol=0, atol=1e-12)
     first = torch.stack([torch.nonzero(rows == r)[0, 0] for r in rows])
-    np.testing.assert_allclose(found, found[first], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(result, result[first], rtol=0, atol=1e-13)
 
 
 def test_tiny_spread_far_from_zero_is_still_sorted() -> None:
@@ -412,24 +412,24 @@ def test_sinkhorn_equals_numpy(n: int, m: int, n_iter: int) -> None:
     """Output and matrix after every number of iterations, and softmax attention's."""
     q, k, v = tokens(n, m)
     plain = sinkhorn_specification(q, k, v, n_iter=n_iter)
-    found = F.sinkhorn_attention(3 * q, k / 3, v, n_iter=n_iter, need_weights=True)
-    np.testing.assert_allclose(found.output, plain.output, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.weights, plain.matrix, rtol=0, atol=1e-12)
+    result = F.sinkhorn_attention(3 * q, k / 3, v, n_iter=n_iter, need_weights=True)
+    np.testing.assert_allclose(result.output, plain.output, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(result.matrix, plain.matrix, rtol=0, atol=1e-12)
     softmax = F.softmax_attention(q, k, v, need_weights=True)
-    np.testing.assert_allclose(softmax.weights, softmax_specification(q, k, v).matrix, rtol=0, atol=1e-13)
-    np.testing.assert_allclose(softmax.output, softmax.weights @ v, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(softmax.matrix, softmax_specification(q, k, v).matrix, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(softmax.output, softmax.matrix @ v, rtol=0, atol=1e-13)
 
 
 def test_sinkhorn_padding_equals_unpadded() -> None:
-    """Different real lengths in one batch: as on the real tokens alone, gradients too; nothing real gives zeros."""
+    """Items of different lengths: each as its valid tokens alone, gradients too; without valid keys, zeros."""
     q, k, v = (torch.randn(4, n, 3, dtype=DOUBLE).requires_grad_() for n in (8, 6, 6))
     query_pad, key_pad = torch.zeros(4, 8, dtype=torch.bool), torch.zeros(4, 6, dtype=torch.bool)
     lengths = [(8, 6), (5, 2), (1, 6), (3, 0)]
     for item, (n, m) in enumerate(lengths):
         query_pad[item, n:], key_pad[item, m:] = True, True
     masks = {"key_padding_mask": key_pad, "query_padding_mask": query_pad}
-    found = F.sinkhorn_attention(q, k, v, n_iter=6, **masks, need_weights=True)
-    grads = torch.autograd.grad(found.output.square().sum(), (q, k, v))
+    result = F.sinkhorn_attention(q, k, v, n_iter=6, **masks, need_weights=True)
+    grads = torch.autograd.grad(result.output.square().sum(), (q, k, v))
     for item, (n, m) in enumerate(lengths):
         alone = torch.zeros(n, 3, dtype=DOUBLE)
         expected = [torch.zeros_like(x[item]) for x in (q, k, v)]
@@ -438,8 +438,8 @@ def test_sinkhorn_padding_equals_unpadded() -> None:
             alone = F.sinkhorn_attention(*parts, n_iter=6).output
             for part, whole in zip(torch.autograd.grad(alone.square().sum(), parts), expected, strict=True):
                 whole[: len(part)] = part
-        torch.testing.assert_close(found.output[item, :n], alone, rtol=0, atol=1e-13)
-        assert not found.output[item, n:].any() and not found.weights[item, :, m:].any()
+        torch.testing.assert_close(result.output[item, :n], alone, rtol=0, atol=1e-13)
+        assert not result.output[item, n:].any() and not result.matrix[item, :, m:].any()
         for grad, whole in zip(grads, expected, strict=True):
             torch.testing.assert_close(grad[item], whole, rtol=0, atol=1e-12)
 
@@ -447,14 +447,14 @@ def test_sinkhorn_padding_equals_unpadded() -> None:
 def test_differential_is_a_difference_of_two_softmax_maps() -> None:
     """Matrix and output from explicit exponentials; rows sum to 1 - mix; a mask keeps its pairs at zero."""
     q, k, v = tokens(7, 5)
-    keep = torch.rand(7, 5, generator=torch.Generator().manual_seed(0)) < 0.6
-    keep[3] = False
-    found = F.differential_attention(q, k, v, mix=torch.tensor(0.3, dtype=DOUBLE), keep=keep, need_weights=True)
+    allowed = torch.rand(7, 5, generator=torch.Generator().manual_seed(0)) < 0.6
+    allowed[3] = False
+    result = F.differential_attention(q, k, v, mix=torch.tensor(0.3, dtype=DOUBLE), allowed=allowed, need_weights=True)
     maps = []
     for half in (slice(0, 2), slice(2, 4)):
-        entries = np.exp(q[:, half].numpy() @ k[:, half].numpy().T / np.sqrt(2)) * keep.numpy()
-        maps.append(entries / np.where(keep.any(1)[:, None], entries.sum(1, keepdims=True), 1.0))
+        entries = np.exp(q[:, half].numpy() @ k[:, half].numpy().T / np.sqrt(2)) * allowed.numpy()
+        maps.append(entries / np.where(allowed.any(1)[:, None], entries.sum(1, keepdims=True), 1.0))
     matrix = maps[0] - 0.3 * maps[1]
-    np.testing.assert_allclose(found.weights, matrix, rtol=0, atol=1e-13)
-    np.testing.assert_allclose(found.output, matrix @ v.numpy(), rtol=0, atol=1e-13)
-    np.testing.assert_allclose(found.weights.sum(1)[keep.any(1)], 0.7, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(result.matrix, matrix, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(result.output, matrix @ v.numpy(), rtol=0, atol=1e-13)
+    np.testing.assert_allclose(result.matrix.sum(1)[allowed.any(1)], 0.7, rtol=0, atol=1e-13)

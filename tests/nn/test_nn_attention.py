@@ -20,12 +20,12 @@ def test_softmax_equals_multihead_attention() -> None:
     x, y = torch.randn(3, 7, 16), torch.randn(3, 5, 16)
     pad = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [0, 1, 0, 1, 0]], dtype=torch.bool)
     for average in (True, False):
-        for expected, found in zip(
+        for expected, result in zip(
             stock(x, y, y, key_padding_mask=pad, average_attn_weights=average),
             ours(x, y, y, key_padding_mask=pad, average_attn_weights=average),
             strict=True,
         ):
-            torch.testing.assert_close(found, expected)
+            torch.testing.assert_close(result, expected)
     causal = torch.ones(7, 7, dtype=torch.bool).triu(1)
     torch.testing.assert_close(ours(x, x, x, is_causal=True)[0], stock(x, x, x, attn_mask=causal)[0])
     everything = torch.ones(3, 5, dtype=torch.bool)
@@ -43,7 +43,7 @@ def test_esp_module_is_the_function_between_projections(sort: str) -> None:
     settings = {"tau": 0.2, "beta": 2.0, "sort": sort, "need_weights": True}
     plain = functional.esp_attention(heads[0] / 2, heads[1] / 2, heads[2], **settings)
     torch.testing.assert_close(output, module.out_proj(plain.output.transpose(1, 2).flatten(-2)))
-    torch.testing.assert_close(weights, plain.weights)
+    torch.testing.assert_close(weights, plain.matrix)
     assert module(x, x, x, need_weights=False)[1] is None
     torch.testing.assert_close(module(x[0], x[0], x[0])[0], output[0])
     other = EspAttention(12, 3, tau=0.2, beta=2.0, sort=sort, batch_first=False)

@@ -39,8 +39,8 @@ def test_compiled(sort: str) -> None:
         return functional.esp_attention(q, k, v, tau=0.2, beta=1.0, sort=sort).output
 
     compiled = torch.compile(compute, backend="aot_eager")
-    for found, plain in zip(gradients(compiled, *tokens(2)), gradients(compute, *tokens(2)), strict=True):
-        torch.testing.assert_close(found, plain, rtol=0, atol=1e-12)
+    for result, plain in zip(gradients(compiled, *tokens(2)), gradients(compute, *tokens(2)), strict=True):
+        torch.testing.assert_close(result, plain, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("sort", SORTS)
@@ -50,12 +50,12 @@ def test_autocast(sort: str) -> None:
     module, x = EspAttention(16, 2, sort=sort, beta=0.1), torch.randn(2, 12, 16)
     plain = module(x, x, x)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = module(x, x, x)[0]
-    assert found.dtype == torch.bfloat16
-    found.float().square().sum().backward()
+        result = module(x, x, x)[0]
+    assert result.dtype == torch.bfloat16
+    result.float().square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
     if sort != "hard":  # a rounded score may change places
-        torch.testing.assert_close(found.float(), plain, rtol=0, atol=0.1 * float(plain.detach().abs().max()))
+        torch.testing.assert_close(result.float(), plain, rtol=0, atol=0.1 * float(plain.detach().abs().max()))
 
 
 @pytest.mark.parametrize("kind", [SoftmaxAttention, SinkhornAttention, DifferentialAttention])
@@ -65,9 +65,9 @@ def test_autocast_of_the_other_kinds(kind: type[torch.nn.Module]) -> None:
     module, x = kind(16, 2), torch.randn(2, 12, 16)
     plain = module(x, x, x)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = module(x, x, x)[0]
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), plain, rtol=0, atol=0.05 * float(plain.detach().abs().max()))
+        result = module(x, x, x)[0]
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), plain, rtol=0, atol=0.05 * float(plain.detach().abs().max()))
 
 
 @pytest.mark.parametrize("sort", SORTS)
@@ -86,7 +86,7 @@ def test_functional_transforms(sort: str) -> None:
     mask[1, 4:] = True
     tau = torch.tensor([0.2, 0.3, 1.0], dtype=torch.float64)
     items = list(zip(q.detach(), k.detach(), v.detach(), mask, tau, strict=True))
-    found = torch.vmap(compute)(q.detach(), k.detach(), v.detach(), mask, tau)
+    result = torch.vmap(compute)(q.detach(), k.detach(), v.detach(), mask, tau)
     shared = torch.vmap(compute, in_dims=(1, None, None, None, None), out_dims=1)(
         q.detach().transpose(0, 1), *items[0][1:]
     )
@@ -94,7 +94,7 @@ def test_functional_transforms(sort: str) -> None:
     for i, item in enumerate(items):
         leaves = [x.clone().requires_grad_() for x in (*item[:3], item[4])]
         output = compute(*leaves[:3], item[3], leaves[3])
-        torch.testing.assert_close(found[i], output, rtol=0, atol=1e-13)
+        torch.testing.assert_close(result[i], output, rtol=0, atol=1e-13)
         torch.testing.assert_close(shared[:, i], compute(item[0], *items[0][1:]), rtol=0, atol=1e-13)
         grads = torch.autograd.grad(output.square().sum(), leaves, allow_unused=True, materialize_grads=True)
         for together, alone in zip(by_item, grads, strict=True):
@@ -117,8 +117,8 @@ def test_ensemble_of_modules() -> None:
     def call(*state):
         return torch.func.functional_call(modules[0], state, (x, x, x), {"need_weights": False})[0]
 
-    for found, module in zip(torch.vmap(call)(*stacked), modules, strict=True):
-        torch.testing.assert_close(found, module(x, x, x)[0], rtol=0, atol=1e-13)
+    for result, module in zip(torch.vmap(call)(*stacked), modules, strict=True):
+        torch.testing.assert_close(result, module(x, x, x)[0], rtol=0, atol=1e-13)
 
 
 def test_second_derivatives_are_refused() -> None:
@@ -138,8 +138,8 @@ def test_inference_keeps_nothing_for_a_backward() -> None:
     expected = functional.esp_attention(q, k, v, tau=0.2, beta=1.0, directions=slicers)
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
-            found = functional.esp_attention(q, k, v, tau=0.2, beta=1.0, directions=slicers)
-        assert not found.output.requires_grad and torch.equal(found.output, expected.output)
+            result = functional.esp_attention(q, k, v, tau=0.2, beta=1.0, directions=slicers)
+        assert not result.output.requires_grad and torch.equal(result.output, expected.output)
 
 
 def test_checkpoints() -> None:

@@ -79,10 +79,10 @@ def test_translation_does_not_see_the_future(attention: str) -> None:
     other[:, 4:] = (target[:, 4:] + 1) % 13
     torch.testing.assert_close(model(source, other, padding)[:, :4], logits[:, :4], rtol=0, atol=1e-12)
     torch.testing.assert_close(model(source[1:, :5], target[1:]), logits[1:], rtol=0, atol=1e-10)
-    found = model.translate(source, padding, begin=1, end=2, limit=5)
-    forced = model(source, torch.cat([torch.ones(2, 1, dtype=torch.long), found[:, :-1]], dim=1), padding).argmax(-1)
-    ended = (found == 2).cumsum(1) > 1
-    assert torch.equal(found.masked_fill(ended, 2), forced.masked_fill(ended, 2))
+    result = model.translate(source, padding, begin=1, end=2, limit=5)
+    forced = model(source, torch.cat([torch.ones(2, 1, dtype=torch.long), result[:, :-1]], dim=1), padding).argmax(-1)
+    ended = (result == 2).cumsum(1) > 1
+    assert torch.equal(result.masked_fill(ended, 2), forced.masked_fill(ended, 2))
 
 
 def test_esp_cross_attention_sees_the_future() -> None:

@@ -1,0 +1,213 @@
+r"""The readable specification of ESP attention in PyTorch: every matrix is formed, and autograd differentiates.
+
+:func:`esp_attention` is the definition, step by step; :class:`DenseEsp` is the layer around it. They take
+O(L N^3) time and O(L N^2) memory. :func:`espref.nn.functional.esp_attention` and :class:`espref.nn.EspAttention`
+compute the same without these matrices, and are tested against this module.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+#: Rounds of the balanced scaling; each at least halves the error in log d, and that of its derivative.
+ROUNDS = 60
+
+
+class Attention(NamedTuple):
+    """What attention returns."""
+
+    output: Tensor  # (..., N, Ev)  matrix @ v
+    matrix: Tensor  # (..., N, M)
+
+
+def esp_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    tau: float | Tensor,
+    beta: float | Tensor,
+    directions: Tensor | None = None,
+    sort: str = "soft",
+    power: int = 1,
+    query_padding_mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+) -> Attention:
+    r"""ESP attention, $N \sum_l w_l U_l V$, from its definition; see :func:`espref.esp_attention`.
+
+    Parameters
+    ----------
+    q, k, v : (..., N, E), (..., M, E), (..., M, Ev)
+        Queries, keys, values, of the same type.
+    tau, beta : float or tensor without dimensions
+        Temperature of the soft sort, > 0, and inverse temperature over slices, >= 0.
+    directions : (L, E), optional
+        Slicers; the axes by default.
+    sort : "soft" | "balanced" | "hard"
+        SoftSort, the doubly stochastic balanced sort, or the hard sort (ties averaged).
+    power : 1 or 2
+        Exponent of the sort kernel: Laplace or Gauss.
+    query_padding_mask, key_padding_mask : (..., N) and (..., M) bool, optional
+        True = ignore.
+
+    Returns
+    -------
+    Attention
+        output (..., N, Ev) and matrix (..., N, M).
+
+    Notes
+    -----
+    Arguments are not checked: this is a text to read and to test against.
+
+    References
+    ----------
+    shahbazi2025espformer
+    """
+    q_valid = valid_tokens(q, query_padding_mask)[..., None, :]  # (..., 1, N)
+    k_valid = valid_tokens(k, key_padding_mask)[..., None, :]  # (..., 1, M)
+    theta = q.new_ones(q.shape[-1]).diag()  # (L, E), the axes
+    if directions is not None:
+        theta = directions
+    # 1. Slice: the scores of all tokens along all directions.
+    s = (q[..., None, :, :] * theta[:, None]).sum(-1)  # (..., L, N)
+    t = (k[..., None, :, :] * theta[:, None]).sum(-1)  # (..., L, M)
+    # 2. Sort the scores of each slice, softly.
+    P = soft_permutation(s, tau, q_valid, sort, power)  # (..., L, N, N)
+    Q = soft_permutation(t, tau, k_valid, sort, power)  # (..., L, M, M)
+    # 3. Couple equal ranks: one plan for each slice, of mass 1.
+    A = rank_plan(q_valid, k_valid).to(q.dtype)  # (..., 1, N, M)
+    U = P.mT @ A @ Q  # (..., L, N, M)
+    # 4. Weigh the slices by the costs of their plans.
+    difference = q[..., :, None, :] - k[..., None, :, :]  # (..., N, M, E)
+    C = difference.square().sum(-1)  # (..., N, M)
+    c = (U * C[..., None, :, :]).sum((-2, -1))  # (..., L)
+    w = torch.softmax(-beta * c, dim=-1)  # (..., L)
+    # 5. Average the plans, and apply them to the values.
+    n = q_valid.sum(-1, keepdim=True)  # (..., 1, 1)
+    matrix = n * (w[..., None, None] * U).sum(-3)  # (..., N, M)
+    return Attention(matrix @ v, matrix)
+
+
+def soft_permutation(
+    s: Tensor,
+    tau: float | Tensor,
+    valid: Tensor,
+    sort: str = "soft",
+    power: int = 1,
+) -> Tensor:
+    """The matrix that sorts scores softly, ranks by tokens; see :func:`espref.soft_permutation`.
+
+    Scores s (..., N) and valid (..., N) bool to (..., N, N). Padding stands behind the valid tokens, and the identity
+    sorts it.
+    """
+    last = s.masked_fill(~valid, torch.inf)  # (..., N)
+    order = last.argsort(dim=-1, stable=True)  # (..., N)
+    u = s.gather(-1, order)  # (..., N), ascending
+    gaps = (u[..., :, None] - u[..., None, :]).abs()  # (..., N, N)
+    K = torch.exp(-(gaps**power) / tau)  # (..., N, N)
+    if sort == "hard":
+        K = (gaps == 0).to(s.dtype)  # the limit tau -> 0
+    r = valid.expand_as(s).gather(-1, order)  # (..., N)
+    pairs = r[..., :, None] & r[..., None, :]  # (..., N, N)
+    K = torch.where(pairs, K, torch.ones_like(u).diag_embed())
+    if sort == "balanced":
+        d = balanced_scaling(K)  # (..., N)
+        S = d[..., :, None] * K * d[..., None, :]  # doubly stochastic
+    else:
+        S = K / K.sum(-1, keepdim=True)  # rows sum to 1
+    rank = order.argsort(dim=-1)  # (..., N)
+    return S.gather(-1, rank[..., None, :].expand_as(S))  # (..., N, N)
+
+
+def balanced_scaling(K: Tensor) -> Tensor:
+    """The d > 0 with d * (K d) = 1, (..., N), for symmetric K (..., N, N).
+
+    Autograd differentiates the rounds as they are; their derivative converges as they do.
+    """
+    d = K.sum(-1).rsqrt()  # (..., N)
+    for _ in range(ROUNDS):
+        d = (d / (K @ d[..., None])[..., 0]).sqrt()
+    return d
+
+
+def rank_plan(source: Tensor, target: Tensor) -> Tensor:
+    """The plan between the ranks of n valid sources and m valid targets, (..., N, M), in float64.
+
+    Rank i covers ((i - 1) / n, i / n] and rank j covers ((j - 1) / m, j / m]; A_ij is the length of their overlap.
+    ``source`` (..., N) and ``target`` (..., M) bool are True for valid tokens.
+    """
+    n = source.sum(-1)[..., None, None]  # (..., 1, 1)
+    m = target.sum(-1)[..., None, None]  # (..., 1, 1)
+    i = torch.arange(source.shape[-1] + 1, device=source.device)[:, None]
+    j = torch.arange(target.shape[-1] + 1, device=target.device)
+    u = i.minimum(n) * m  # (..., N + 1, 1), ends in units of 1 / (n m)
+    v = j.minimum(m) * n  # (..., 1, M + 1)
+    begin = u[..., :-1, :].maximum(v[..., :-1])  # (..., N, M)
+    end = u[..., 1:, :].minimum(v[..., 1:])  # (..., N, M)
+    overlap: Tensor = (end - begin).clamp(min=0).double()
+    return overlap / (n * m).clamp(min=1)
+
+
+def valid_tokens(x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """The tokens of x (..., N, E) that are not padding, (..., N)."""
+    if padding_mask is None:
+        return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+    return ~padding_mask.expand(x.shape[:-1])
+
+
+class DenseEsp(nn.Module):
+    """Multi-head ESP self-attention, with every matrix in the open.
+
+    Its ``state_dict`` is that of :class:`espref.nn.EspAttention`.
+
+    Parameters
+    ----------
+    embed_dim, num_heads : int
+        Width of the tokens, a multiple of the number of heads.
+    tau, beta : float
+        Temperature of the soft sort, fixed, and initial inverse temperature over slices, trained, for queries and keys
+        scaled by head_dim^(-1/2).
+    sort : "soft" | "balanced" | "hard"
+        As in :func:`esp_attention`.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        tau: float = 0.1,
+        beta: float = 1.0,
+        sort: str = "soft",
+    ) -> None:
+        super().__init__()
+        self.num_heads, self.sort = num_heads, sort
+        self.in_proj = nn.Linear(embed_dim, 3 * embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        log_tau, log_beta = torch.tensor([[tau], [beta]]).log()
+        self.log_tau = nn.Parameter(log_tau, requires_grad=False)
+        self.log_beta = nn.Parameter(log_beta)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, E) to tokens (B, N, E) and matrices (B, H, N, N); ``padding_mask`` (B, N), True = ignore."""
+        parts = self.in_proj(x).chunk(3, dim=-1)  # (B, N, E) each
+        heads = (self.num_heads, -1)
+        q, k, v = (torch.unflatten(y, -1, heads).transpose(1, 2) for y in parts)
+        scale = q.shape[-1] ** -0.5  # q, k, v: (B, H, N, d)
+        if padding_mask is not None:
+            padding_mask = padding_mask[:, None]  # (B, 1, N), for all heads
+        output, matrix = esp_attention(
+            q * scale,
+            k * scale,
+            v,
+            tau=self.log_tau.exp()[0],
+            beta=self.log_beta.exp()[0],
+            sort=self.sort,
+            query_padding_mask=padding_mask,
+            key_padding_mask=padding_mask,
+        )  # (B, H, N, d), (B, H, N, N)
+        output = output.transpose(1, 2).flatten(-2)  # (B, N, E)
+        return self.out_proj(output), matrix
