@@ -9,6 +9,7 @@ decorated.
     python tests/mutants.py chapters    # the NumPy chapters, every mutant
     python tests/mutants.py claims 600  # the ledger, a random sample
     python tests/mutants.py nn          # espref/nn/functional.py
+    python tests/mutants.py espref/_ties.py  # one module, without a record
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ import records
 
 from espref.chapters import NUMPY_CHAPTERS
 
-
 ROOT = Path(__file__).parent.parent
-EXACT = NUMPY_CHAPTERS
 #: Modules behind the definitions, which the tests of the chapters exercise.
 MACHINERY = sorted(path.stem for path in (ROOT / "espref").glob("_[a-z]*.py") if not path.stem.startswith("__"))
 MACHINERY = [name for name in MACHINERY if name not in ("_environment", "_labels", "_output", "_version")]
@@ -51,11 +50,15 @@ class Suite(NamedTuple):
 
 SUITES = {
     "chapters": Suite(
-        [f"espref/{name}.py" for name in (*EXACT, *MACHINERY)],
-        [*(f"tests/test_{name}.py" for name in EXACT), "tests/test_bad_input.py", "tests/test_oracle_errors.py"],
+        [f"espref/{name}.py" for name in (*NUMPY_CHAPTERS, *MACHINERY)],
+        [
+            *(f"tests/test_{name}.py" for name in NUMPY_CHAPTERS),
+            "tests/test_bad_input.py",
+            "tests/test_oracle_errors.py",
+        ],
     ),
     "claims": Suite(
-        [f"espref/claims/{name}.py" for name in EXACT if name != "planfree"],
+        [f"espref/claims/{name}.py" for name in NUMPY_CHAPTERS if name != "planfree"],
         ["tests/test_every_claim.py", "tests/test_sensitivity.py", "tests/test_claims.py::test_claim_stands"],
     ),
     "nn": Suite(["espref/nn/functional.py"], ["tests/nn/test_functional.py", "tests/nn/test_nn_attention.py"]),
@@ -178,8 +181,10 @@ def short(node: ast.AST) -> str:
 
 
 def change(was: ast.AST, now: ast.AST) -> str:
-    """What a mutant changed, as ``max(1, ...) -> max(2, ...)``."""
-    return " -> ".join(short(node) for node in difference(was, now))
+    """What a mutant changed, as ``max(1, ...) -> max(2, ...)``; in full where that shows no difference."""
+    pair = difference(was, now)
+    shown = [short(node) for node in pair]
+    return " -> ".join(shown if shown[0] != shown[1] else [ast.unparse(node) for node in pair])
 
 
 def body(function: ast.FunctionDef) -> ast.Module:
@@ -212,7 +217,7 @@ def changes(folder: Path, mutants: list[str]) -> dict[str, str]:
 
 
 def reason(known: list[dict[str, Any]], mutant: str, changed: str) -> str | None:
-    """Why a survivor is equivalent; None when nobody has said so. Entries name functions and changes, with wildcards."""
+    """Why a survivor is equivalent; None when nobody has said so. Functions and changes may hold wildcards."""
     for entry in known:
         if fnmatchcase(function_of(mutant), entry["function"]) and any(
             changed == pattern or ("*" in pattern and fnmatchcase(changed, pattern.replace("[", "[[]")))
@@ -222,9 +227,9 @@ def reason(known: list[dict[str, Any]], mutant: str, changed: str) -> str | None
     return None
 
 
-def run(name: str, sample: int | None) -> dict[str, Any]:
+def run(name: str, sample: int | None = None, module: str | None = None) -> dict[str, Any]:
     """Mutate, test, and count. ESPREF_MUTANTS names a folder to go on in, where an earlier run was stopped."""
-    suite = SUITES[name]
+    suite = SUITES[name]._replace(modules=[module]) if module else SUITES[name]
     folder = Path(os.environ.get("ESPREF_MUTANTS") or tempfile.mkdtemp(prefix="mutants-"))
     if not (folder / "mutants").exists():
         folder.mkdir(exist_ok=True)
@@ -262,4 +267,9 @@ def tally(name: str, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    records.write("mutants", [run(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None)])
+    what = sys.argv[1]
+    if what in SUITES:
+        records.write("mutants", [run(what, int(sys.argv[2]) if len(sys.argv) > 2 else None)])
+    else:
+        (which,) = [name for name, suite in SUITES.items() if what in suite.modules]
+        run(which, module=what)

@@ -168,7 +168,7 @@ def test_signed_zero_and_denormals() -> None:
 
 @pytest.mark.parametrize("light", [0.0, 1e-300, 1e-40, 6e-20, 3e-19, 1e-15])
 def test_light_points_keep_their_mass(light: float) -> None:
-    """Every row and column sums to its point's weight, to rounding relative to that weight; zero weights take no part."""
+    """Rows and columns sum to their weights, to rounding relative to each weight; zero weights take no part."""
     plan = line_plan([0.0, 1.0], [3.0, 5.0], [light, 1.0]).toarray()
     np.testing.assert_allclose(plan, [[light, 0], [0.5, 0.5]], rtol=1e-13, atol=0)
     rows, cols = marginals(line_plan([0.0, 0.0, 1.0], [3.0, 5.0, 5.0], [light, 0.5, 0.5], [0.25, light, 0.75]))
