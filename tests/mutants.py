@@ -140,7 +140,7 @@ def difference(was: ast.AST, now: ast.AST) -> tuple[ast.AST, ast.AST]:
         if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
             unequal = [pair for pair in zip(one, two, strict=True) if not same(*pair)]
             one, two = unequal[0] if len(unequal) == 1 else (None, None)
-        if isinstance(one, ast.expr | ast.stmt | ast.keyword) and type(one) is type(two) and not is_leaf(one):
+        if isinstance(one, ast.AST) and type(one) is type(two) and not is_leaf(one):
             return difference(one, two)
     return was, now
 
