@@ -16,10 +16,10 @@ from scipy.sparse import coo_array
 
 from ._checks import Array, as_beta, as_exponent, as_measures
 from ._costs import far_apart, ground_cost
+from ._matching import monotone_pieces, rank_pieces
 from ._quanta import balanced_total, quantise, reconcile
 from ._ties import Index
 from .expected import SlicedPlan, gibbs_weights
-from .line import monotone_pieces, rank_pieces
 
 #: Arcs times points that are held at once: small enough to stay in cache.
 _CHUNK = 2**16

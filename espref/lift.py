@@ -17,10 +17,11 @@ from scipy.sparse import coo_array
 
 from ._checks import Array, Plan, as_choice, as_directions, as_exponent, as_measures, as_pair, as_plan, as_weights
 from ._costs import as_representable, in_range, matching_cost, paired_cost, root_cost
+from ._matching import match
 from ._quanta import quantise
 from ._threads import in_threads
 from ._ties import Matching, refuse_large, sparse_plan
-from .line import TIES, match
+from .line import TIES
 
 #: Slices that one thread takes at a time.
 _SLICES = 8

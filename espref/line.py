@@ -2,9 +2,21 @@ r"""Chapter 1. Optimal transport on the line is sorting.
 
 For $\mu = \sum_i a_i \delta_{u_i}$ and $\nu = \sum_j b_j \delta_{v_j}$ on the real line, sort both sides and match mass
 from left to right: the *monotone plan*. It is optimal for every cost $h(u - v)$ with $h$ convex
-(Peyré and Cuturi, 2019).
+(Peyré and Cuturi, 2019). In code: sort, cumulate the weights, take differences.
 
-In code: sort, cumulate the weights, take differences.
+>>> u, a = np.array([3.0, 1.0]), np.array([0.5, 0.5])
+>>> v, b = np.array([10.0, 30.0, 20.0]), np.array([0.25, 0.5, 0.25])
+>>> i, j = u.argsort(), v.argsort()
+>>> ends_u, ends_v = a[i].cumsum(), b[j].cumsum()
+>>> ends = np.unique(np.concatenate([ends_u, ends_v]))
+>>> mass = np.diff(ends, prepend=0)
+>>> plan = np.zeros((2, 3))
+>>> plan[i[ends_u.searchsorted(ends)], j[ends_v.searchsorted(ends)]] = mass
+>>> plan
+array([[0.  , 0.5 , 0.  ],
+       [0.25, 0.  , 0.25]])
+
+The functions below do this for weights of any kind, with ties, and without rounding.
 """
 
 from __future__ import annotations
@@ -17,90 +29,11 @@ from scipy.sparse import coo_array
 
 from ._checks import Array, as_choice, as_exponent, as_levels, as_line_measures, as_values, as_weights
 from ._costs import as_representable, matching_cost, powers, root_cost
-from ._quanta import Quanta, Whole, as_floats, ascending, balanced_total, carried, quantise, reconcile, taken
-from ._ties import Classes, Matching, Pieces, classes, sparse_plan
+from ._matching import match, monotone_pieces
+from ._quanta import balanced_total, quantise
+from ._ties import sparse_plan
 
 TIES = ("split", "first")
-
-
-def monotone_pieces(source: Whole, target: Whole) -> Pieces:
-    """Match mass from left to right: source (K, ..., n) and target (K, ..., m) are sorted weights with equal totals.
-
-    Cumulate both sides and merge the ends. Between two successive ends, mass goes from the first source point that is
-    not yet emptied to the first target point that is not yet filled.
-
-    Returns
-    -------
-    Pieces
-        source, target and mass, (..., n + m), along the last axis; zero-mass pieces are included. Weights are whole
-        numbers (of K limbs, one as a rule), so that cumulative sums are exact.
-
-    Examples
-    --------
-    >>> source, target, mass = monotone_pieces(np.array([[2, 2]]), np.array([[1, 1, 2]]))
-    >>> [(int(i), int(j), float(w)) for i, j, w in zip(source, target, mass) if w > 0]
-    [(0, 0, 1.0), (0, 1, 1.0), (1, 2, 2.0)]
-    """
-    n = source.shape[-1]
-    ends = carried(np.concatenate([source.cumsum(-1), target.cumsum(-1)], axis=-1))
-    order = ascending(ends)
-    mass = as_floats(np.diff(taken(ends, order), prepend=0))
-    of_source = order < n
-    emptied = of_source.cumsum(-1) - of_source
-    filled = (~of_source).cumsum(-1) - ~of_source
-    return Pieces(np.minimum(emptied, n - 1), filled, mass)  # the last end is the target's, and its piece is empty
-
-
-def rank_plan(a: ArrayLike, b: ArrayLike) -> coo_array:
-    r"""The monotone plan A between ranks: the one that couples sorted points of weights a and b.
-
-    With $\alpha_i = a_1 + \dots + a_i$ and $\beta_j = b_1 + \dots + b_j$,
-
-    $$A_{ij} = \text{length of } [\alpha_{i-1}, \alpha_i] \cap [\beta_{j-1}, \beta_j] ;$$
-
-    for n = m and uniform weights, 1/n times the identity.
-
-    Parameters
-    ----------
-    a, b : (n,) and (m,)
-        Weights in the order of their ranks, nonnegative, sum 1.
-
-    Returns
-    -------
-    scipy.sparse.coo_array, shape (n, m)
-        Mass 1, marginals a and b, at most n + m - 1 entries, no stored zeros.
-
-    Raises
-    ------
-    ValueError
-        For malformed input.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from espref import rank_plan
-    >>> a, b = np.array([0.5, 0.5]), np.array([0.25, 0.25, 0.5])
-    >>> rank_plan(a, b).toarray()
-    array([[0.25, 0.25, 0.  ],
-           [0.  , 0.  , 0.5 ]])
-
-    The formula, one line a term:
-
-    >>> ends_a, ends_b = a.cumsum(), b.cumsum()
-    >>> first, last = np.maximum.outer(ends_a - a, ends_b - b), np.minimum.outer(ends_a, ends_b)
-    >>> np.maximum(last - first, 0)
-    array([[0.25, 0.25, 0.  ],
-           [0.  , 0.  , 0.5 ]])
-
-    References
-    ----------
-    peyre2019computational
-    """
-    a, b = as_values(a, "a"), as_values(b, "b")
-    a, b = as_weights(a, len(a), "a"), as_weights(b, len(b), "b")
-    return sparse_plan(
-        match(np.arange(len(a), dtype=float), np.arange(len(b), dtype=float), quantise(a, b), "first"), a, b
-    )
 
 
 def line_plan(
@@ -193,6 +126,58 @@ def line_cost(
     matching = match(u, v, quantise(a, b), "first")
     clouds = u[:, None], v[:, None], a, b
     return float(as_representable(matching_cost(matching, *clouds, p), root_cost(matching, *clouds), "u, v"))
+
+
+def rank_plan(a: ArrayLike, b: ArrayLike) -> coo_array:
+    r"""The monotone plan A between ranks: the one that couples sorted points of weights a and b.
+
+    With $\alpha_i = a_1 + \dots + a_i$ and $\beta_j = b_1 + \dots + b_j$,
+
+    $$A_{ij} = \text{length of } [\alpha_{i-1}, \alpha_i] \cap [\beta_{j-1}, \beta_j] ;$$
+
+    for n = m and uniform weights, 1/n times the identity.
+
+    Parameters
+    ----------
+    a, b : (n,) and (m,)
+        Weights in the order of their ranks, nonnegative, sum 1.
+
+    Returns
+    -------
+    scipy.sparse.coo_array, shape (n, m)
+        Mass 1, marginals a and b, at most n + m - 1 entries, no stored zeros.
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from espref import rank_plan
+    >>> a, b = np.array([0.5, 0.5]), np.array([0.25, 0.25, 0.5])
+    >>> rank_plan(a, b).toarray()
+    array([[0.25, 0.25, 0.  ],
+           [0.  , 0.  , 0.5 ]])
+
+    The formula, one line a term:
+
+    >>> ends_a, ends_b = a.cumsum(), b.cumsum()
+    >>> first, last = np.maximum.outer(ends_a - a, ends_b - b), np.minimum.outer(ends_a, ends_b)
+    >>> np.maximum(last - first, 0)
+    array([[0.25, 0.25, 0.  ],
+           [0.  , 0.  , 0.5 ]])
+
+    References
+    ----------
+    peyre2019computational
+    """
+    a, b = as_values(a, "a"), as_values(b, "b")
+    a, b = as_weights(a, len(a), "a"), as_weights(b, len(b), "b")
+    return sparse_plan(
+        match(np.arange(len(a), dtype=float), np.arange(len(b), dtype=float), quantise(a, b), "first"), a, b
+    )
 
 
 class Potentials(NamedTuple):
@@ -307,34 +292,3 @@ def line_quantile(u: ArrayLike, t: ArrayLike, a: ArrayLike | None = None) -> Arr
     reached = levels * (1 - 4 * np.finfo(np.float64).eps)  # but for rounding
     quantiles: Array = u[order][ends.searchsorted(reached)]
     return quantiles
-
-
-# Behind the definition: classes of equal points, and rounding of the weights.
-
-
-def rank_pieces(source: Whole, target: Whole, total: int, slack: float) -> Pieces:
-    """The plan between sorted weights by its entries, with mass (not quanta), no piece empty."""
-    if not slack and source.shape[-1] == target.shape[-1] == total:  # n = m, uniform: rank to rank
-        ranks = np.arange(total)
-        return Pieces(ranks, ranks, np.full(total, 1.0 / total))
-    if slack:
-        source, target = balanced_total(source, total), balanced_total(target, total)
-    pieces = monotone_pieces(source, target)
-    if ((pieces.mass > 0) & (pieces.mass <= slack)).any():  # slivers, which rounding may have made
-        pieces = monotone_pieces(source, reconcile(source, target, slack))
-    positive = pieces.mass > 0
-    return Pieces(pieces.source[positive], pieces.target[positive], pieces.mass[positive] / total)
-
-
-def match(u: Array, v: Array, quanta: Quanta, ties: str) -> Matching:
-    """The monotone plan between the distinct values of two weighted clouds on the line (inputs already checked)."""
-    weighty = quanta.source.any(axis=0), quanta.target.any(axis=0)
-    if not (weighty[0].all() and weighty[1].all()):  # points without weight take no part
-        heavy_a, heavy_b = np.flatnonzero(weighty[0]), np.flatnonzero(weighty[1])
-        heavy = quanta._replace(source=quanta.source[:, heavy_a], target=quanta.target[:, heavy_b])
-        source, target, pieces = match(u[heavy_a], v[heavy_b], heavy, ties)
-        source, target = Classes(heavy_a[source.order], source.starts), Classes(heavy_b[target.order], target.starts)
-        return Matching(source, target, pieces)
-    source, target = classes(u, ties), classes(v, ties)
-    weights = carried(source.sums(quanta.source)), carried(target.sums(quanta.target))
-    return Matching(source, target, rank_pieces(*weights, quanta.total, quanta.slack))

@@ -16,9 +16,9 @@ from scipy.stats import wasserstein_distance
 from strategies import Problem, line_problems
 
 from espref import est_distance, line_cost, line_plan, line_potentials, line_quantile, transport_cost
+from espref._matching import monotone_pieces
 from espref._quanta import balanced_total, quantise, reconcile
 from espref._ties import MAX_ENTRIES
-from espref.line import monotone_pieces
 
 
 def marginals(plan):
