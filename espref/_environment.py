@@ -163,7 +163,7 @@ def simd() -> str:
     """The vector instructions that NumPy uses on this processor, and PyTorch's choice if it is loaded."""
     import numpy as np
 
-    extensions = np.show_config(mode="dicts").get("SIMD Extensions", {})  # type: ignore[attr-defined]
+    extensions = np.show_config(mode="dicts").get("SIMD Extensions", {})
     text = "numpy " + " ".join([*extensions.get("baseline", []), *extensions.get("found", [])])
     torch = sys.modules.get("torch")
     return text if torch is None else f"{text}, torch {torch.backends.cpu.get_cpu_capability()}"
@@ -240,6 +240,6 @@ def _describe_blas() -> list[str]:
     if not found:
         import numpy as np
 
-        built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-overload, index]
+        built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
         found = [f"{built['name']} {built['version']}, kernel unknown"]
     return sorted(set(found))

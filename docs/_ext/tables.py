@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +19,8 @@ from sphinx.util.docutils import SphinxDirective
 
 import espref.train.benchmark  # noqa: F401  registers the suite "transformers"
 from espref import benchmarks
+from espref._environment import in_words
+from espref.benchmarks.records import read
 from espref.deviations import DEVIATIONS
 from espref.train.studies import STUDIES
 
@@ -49,11 +50,10 @@ def record_table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def made_with(environment: dict[str, Any]) -> str:
-    """The machine, and the versions of the packages."""
-    place = ("machine", "cores", "system")
-    versions = ", ".join(f"{key} {value}" for key, value in environment.items() if value and key not in place)
-    return f"{environment['machine']}, {environment['cores']} cores, {environment['system']}; {versions}"
+def measured(environment: dict[str, Any]) -> list[str]:
+    """What the rows above were measured with."""
+    by = f"by `{environment['command']}` " if environment.get("command") else ""
+    return [f"Measured {by}on {escape(in_words(environment))}.", ""]
 
 
 class Table(SphinxDirective):
@@ -75,13 +75,12 @@ class Records(Table):
         lines: list[str] = []
         folder = Path(self.env.srcdir) / "records"
         for path in sorted(path for name in self.content for path in folder.glob(f"{name}.json")):
-            record = json.loads(path.read_text())
-            for suite, rows in groupby(record["rows"], lambda row: row["suite"]):
+            for suite, rows in groupby(read(path)["rows"], lambda row: row["suite"]):
                 if suite in SUITES:
                     about = benchmarks.about(suite).split("\n\n")
                     lines += [f"**{suite}** (record {path.stem}): {' '.join(map(escape, about))}", ""]
-                lines += ["```{div} small-table", *record_table(list(rows)), "```", ""]
-                lines += [f"Measured on {escape(made_with(record['environment']))}.", ""]
+                for environment, group in groupby(rows, lambda row: row["environment"]):
+                    lines += ["```{div} small-table", *record_table(list(group)), "```", "", *measured(environment)]
         return self.parsed(lines or ["No record has been committed yet."])
 
 
@@ -91,11 +90,12 @@ class Studies(Table):
     def run(self) -> list[nodes.Node]:
         lines: list[str] = []
         for path in sorted((Path(self.env.srcdir) / "records").glob("train-*.json")):
-            record = json.loads(path.read_text())
+            record = read(path)
             lines += [f"**{record['study']}**: {STUDIES[record['study']].__doc__}", ""]
-            for title, group in groupby(record["runs"], lambda run: run["group"]):
-                lines += [*study_table(title, list(group)), ""]
-            lines += [f"`espref train study {record['study']}`, on {escape(made_with(record['environment']))}.", ""]
+            for environment, runs in groupby(record["runs"], lambda run: run["environment"]):
+                for title, group in groupby(runs, lambda run: run["group"]):
+                    lines += [*study_table(title, list(group)), ""]
+                lines += [f"Trained by `espref train study {record['study']}`.", "", *measured(environment)]
         return self.parsed(lines or ["No record has been committed yet."])
 
 
