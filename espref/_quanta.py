@@ -1,40 +1,40 @@
 """Machinery of the line: weights as whole numbers of quanta, so that cumulative sums are exact.
 
 Uniform weights are exact: the total is the least common multiple of n and m. Other weights are multiples of 2^-62 of
-the total mass, or, where a point is so light that this would distort it, of a smaller power of two, as Python integers.
+the total mass. Where some point is so light that this would distort it, further *limbs* of 30 bits follow: an array of
+whole numbers has shape (K, ..., n), and its value is sum_k limbs[k] 2^(-30 k).
 """
 
 from __future__ import annotations
 
-from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ._checks import Array
 
-Whole = NDArray[Any]  # int64, or Python integers where 62 bits are too few
+Whole = NDArray[np.int64]  # (K, ..., n): one limb or more
 
-#: Bits of the total mass in 64-bit integers; they are used where the lightest point has 40, 12 digits, and otherwise as
-#: many bits as leave it 53, all that a float has.
-BITS = 62
-ENOUGH_BITS = 40
-FLOAT_BITS = 53
+#: Bits of the total mass in the first limb, and in each further one.
+BITS, LIMB = 62, 30
+
+#: One limb is enough where the lightest point has so many bits, 12 digits; else its weight keeps all of a float's.
+ENOUGH_BITS, FLOAT_BITS = 40, 53
 
 #: Ends of cumulative weights, relative to the total, that rounding of the weights cannot tell apart. They are taken for
-#: equal only where that moves less than one part in 2^30 of the mass of any point nearby.
+#: equal only where that moves less than this part of the mass of any point nearby.
 ROUNDING = 4 * float(np.finfo(np.float64).eps)
-NEGLIGIBLE = 2**30
+NEGLIGIBLE = 2.0**-30
 
 
 class Quanta(NamedTuple):
     """Weights in whole numbers of quanta. Both sides have the total ``total`` after :func:`balanced_total`."""
 
-    source: Whole  # (n,)
-    target: Whole  # (m,)
-    total: int
-    slack: int  # ends closer than this may be equal but for rounding; 0 when no weight was rounded
+    source: Whole  # (K, n)
+    target: Whole  # (K, m)
+    total: int  # in units of the first limb
+    slack: float  # ends closer than this may be equal but for rounding; 0 when no weight was rounded
 
 
 def quantise(a: Array, b: Array) -> Quanta:
@@ -42,25 +42,65 @@ def quantise(a: Array, b: Array) -> Quanta:
     n, m = len(a), len(b)
     if (a == a[0]).all() and (b == b[0]).all():
         total = int(np.lcm(n, m))
-        return Quanta(np.full(n, total // n), np.full(m, total // m), total, 0)
+        return Quanta(np.full((1, n), total // n), np.full((1, m), total // m), total, 0)
     lightest = 1 - int(np.frexp(min(a[a > 0].min(), b[b > 0].min()))[1])  # its weight is at least 2^-lightest
-    bits = BITS if BITS - lightest >= ENOUGH_BITS else FLOAT_BITS + lightest
-    slack = int(2**bits * Fraction(ROUNDING)) + n + m  # each weight is rounded by half a quantum
-    return Quanta(_whole(a, bits), _whole(b, bits), 2**bits, slack)
+    limbs = 1 if BITS - lightest >= ENOUGH_BITS else 1 + -(-(FLOAT_BITS + lightest - BITS) // LIMB)
+    slack = 2.0**BITS * ROUNDING + n + m  # each weight is rounded by half a quantum at most
+    return Quanta(_whole(a, limbs), _whole(b, limbs), 2**BITS, slack)
 
 
-def _whole(weights: Array, bits: int) -> Whole:
-    """weights * 2^bits as whole numbers, scaled by rounding so that the sum is nearly 2^bits; none becomes zero."""
-    if bits == BITS:
-        whole = np.rint(weights * 2.0**BITS).astype(np.int64)
-        rest = 2**BITS - int(whole.sum())
-        return np.asarray(whole + np.rint(whole * (rest / 2.0**BITS)).astype(np.int64))
-    mantissa, exponent = np.frexp(weights)
-    shifts = exponent - 53 + bits
-    digits = np.ldexp(mantissa, 53).astype(np.int64)
-    large = np.empty(len(weights), dtype=object)
-    large[:] = [int(x) << int(s) if s >= 0 else int(x) >> int(-s) for x, s in zip(digits, shifts, strict=True)]
-    return np.asarray(large + large * (2**bits - int(large.sum())) // 2**bits)
+def _whole(weights: Array, limbs: int) -> Whole:
+    """weights * 2^62 as whole numbers, scaled by rounding so that the sum is nearly 2^62; none becomes zero."""
+    if limbs == 1:
+        whole = np.rint(weights * 2.0**BITS).astype(np.int64)[None]
+    else:
+        whole = np.empty((limbs, len(weights)), dtype=np.int64)
+        rest, exponent = weights, BITS
+        for k in range(limbs):
+            digits = np.floor(np.ldexp(rest, exponent))
+            rest = rest - np.ldexp(digits, -exponent)  # exact: the digits are leading bits of the weight
+            whole[k], exponent = digits, exponent + LIMB
+    missing = 2**BITS - int(carried(whole.sum(axis=-1, keepdims=True))[0, 0])
+    shares = whole[0] * (missing / 2.0**BITS)  # in proportion
+    for k in range(min(limbs, 2)):
+        digits = np.rint(shares) if k + 1 == min(limbs, 2) else np.floor(shares)
+        whole[k] += digits.astype(np.int64)
+        shares = np.ldexp(shares - digits, LIMB)
+    return carried(whole)
+
+
+def carried(limbs: Whole) -> Whole:
+    """Limbs after the first brought back into 0 ... 2^30 - 1, in place."""
+    for k in range(len(limbs) - 1, 0, -1):
+        limbs[k - 1] += limbs[k] >> LIMB
+        limbs[k] &= (1 << LIMB) - 1
+    return limbs
+
+
+def as_floats(limbs: Whole) -> Array:
+    """The values, (..., n), in units of the first limb."""
+    values: Array = limbs[0].astype(np.float64)
+    for k in range(1, len(limbs)):
+        values += np.ldexp(limbs[k].astype(np.float64), -LIMB * k)
+    return values
+
+
+def ascending(limbs: Whole) -> NDArray[np.int64]:
+    """Indices that sort values with carried limbs along the last axis; equal ones in input order."""
+    order = limbs[0].argsort(axis=-1, kind="stable")  # linear time: two sorted runs
+    if len(limbs) > 1:
+        step = np.diff(taken(limbs, order))
+        wrong = np.zeros(step.shape[1:], dtype=bool)
+        for limb in step[::-1]:
+            wrong = (limb < 0) | ((limb == 0) & wrong)
+        if wrong.any():  # the first limbs are equal, and the others not in order
+            order = np.lexsort(limbs[::-1], axis=-1)
+    return np.asarray(order)
+
+
+def taken(limbs: Whole, order: NDArray[np.int64]) -> Whole:
+    """Values rearranged along the last axis."""
+    return np.asarray(limbs[:, order] if order.ndim == 1 else np.take_along_axis(limbs, order[None], -1))
 
 
 def balanced_total(weights: Whole, total: int) -> Whole:
@@ -68,40 +108,43 @@ def balanced_total(weights: Whole, total: int) -> Whole:
 
     In sorted order, so that the result depends on the measure and not on the numbering of its points.
     """
-    rest = total - int(weights.sum())
-    if rest == 0:
+    rest = -carried(weights.sum(axis=-1, keepdims=True))[:, 0]
+    rest[0] += total
+    if not rest.any():
         return weights
-    weights = weights.copy()
-    weights[weights.argmax()] += rest
-    return weights
+    balanced = weights.copy()
+    balanced[:, weights[0].argmax()] += rest
+    return carried(balanced)
 
 
-def reconcile(source: Whole, target: Whole, slack: int) -> Whole:
-    """Target weights (..., m) such that ends which agree with ends of the source within rounding agree exactly.
+def reconcile(source: Whole, target: Whole, slack: float) -> Whole:
+    """Target weights (K, ..., m) such that ends which agree with ends of the source within rounding agree exactly.
 
     A cloud and the same cloud with its equal points merged have weights that differ by rounding; without this, slivers
     of mass would go to neighbours. Ends are moved only if that is negligible for all points around them, and within a
     stretch between two such ends all points but the last keep their weight.
     """
-    n, weights = source.shape[-1], np.concatenate([source, target], axis=-1)
-    ends = np.concatenate([source.cumsum(-1), target.cumsum(-1)], axis=-1)
-    order = ends.argsort(axis=-1, kind="stable")
-    ends, of_source = np.take_along_axis(ends, order, -1), order < n
-    last = source[..., -1:], target[..., -1:]  # behind the last point, nothing lighter
-    following = np.concatenate([source[..., 1:], last[0], target[..., 1:], last[1]], axis=-1)
+    n = source.shape[-1]
+    weights = as_floats(np.concatenate([source, target], axis=-1))
+    ends = carried(np.concatenate([source.cumsum(-1), target.cumsum(-1)], axis=-1))
+    order = ascending(ends)
+    ends, of_source = taken(ends, order), order < n
+    following = np.concatenate(  # behind the last point, nothing lighter
+        [weights[..., 1:n], weights[..., n - 1 : n], weights[..., n + 1 :], weights[..., -1:]], axis=-1
+    )
     lightest = np.take_along_axis(np.minimum(weights, following), order, -1)
-
-    gap = np.diff(ends)
-    negligible = np.minimum(lightest[..., 1:], lightest[..., :-1]) // NEGLIGIBLE
+    step = np.diff(ends)
+    gap = as_floats(step)
+    negligible = np.minimum(lightest[..., 1:], lightest[..., :-1]) * NEGLIGIBLE
     meets = (of_source[..., 1:] != of_source[..., :-1]) & (gap <= slack) & (gap <= negligible)
-    shift = np.where(of_source[..., :-1], -gap, gap)  # from the target's end to the source's
+    shift = np.where(of_source[..., :-1], -step, step)  # from the target's end to the source's
     moved = np.zeros_like(ends)
-    at = np.zeros(ends.shape, dtype=np.int64)
-    for side in (slice(None, -1), slice(1, None)):  # the pair's end that belongs to the target
+    at = np.zeros(order.shape, dtype=np.int64)
+    for side in (slice(None, -1), slice(1, None)):  # the end of the pair that belongs to the target
         here = meets & ~of_source[..., side]
         moved[..., side] = np.where(here, shift, moved[..., side])
-        at[..., side] = np.where(here, np.arange(ends.shape[-1])[side], at[..., side])
+        at[..., side] = np.where(here, np.arange(order.shape[-1])[side], at[..., side])
     latest = np.maximum.accumulate(at, axis=-1)
-    ends = np.where(of_source, ends, ends + np.take_along_axis(moved, latest, -1))
+    ends = carried(np.where(of_source, ends, ends + taken(moved, latest)))
     places = np.argsort(order, axis=-1)[..., n:]
-    return np.diff(np.take_along_axis(ends, places, -1), prepend=0)
+    return carried(np.diff(taken(ends, places), prepend=0))

@@ -45,9 +45,9 @@ class Classes(NamedTuple):
         return np.diff(self.starts, append=len(self.order))
 
     def sums(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Sums over the classes, (U,), of values of the points, (n,)."""
-        ordered = values[self.order]
-        return np.add.reduceat(ordered, self.starts) if self.tied else ordered
+        """Sums over the classes, (..., U), of values of the points, (..., n)."""
+        ordered = values[..., self.order]
+        return np.add.reduceat(ordered, self.starts, axis=-1) if self.tied else ordered
 
     def shares(self, weights: Array) -> Array:
         """Each point's part of the weight of its class, (n,), by rank."""

@@ -132,7 +132,7 @@ def exact_plan(
 
 
 def _with_marginals(plan: Array, a: Array, b: Array) -> Array:
-    """The plan with rows and columns rescaled: the solver rounds absolutely, which distorts the mass of light points."""
+    """The plan with rows and columns rescaled: the solver rounds absolutely, which distorts light points."""
     for _ in range(3):
         for axis, weights in ((1, a[:, None]), (0, b)):
             sums = plan.sum(axis=axis, keepdims=True)

@@ -96,7 +96,7 @@ def test_uniform_marginals_bit_for_bit(n: int) -> None:
 )
 @pytest.mark.parametrize("tied", [False, True])
 def test_large_marginals(n: int, m: int, uniform: bool, tied: bool) -> None:
-    """Marginals to 1e-14 of the total mass at n = 10^5; in fact to rounding of each weight."""
+    """Marginals at n = 10^5 to rounding of each weight: 1e-12 of it, however light the point."""
     rng = np.random.default_rng(0)
     u, v = rng.standard_normal(n), rng.standard_normal(m)
     if tied:
@@ -105,8 +105,8 @@ def test_large_marginals(n: int, m: int, uniform: bool, tied: bool) -> None:
     b = None if uniform else rng.dirichlet(np.full(m, 0.3))
     plan = line_plan(u, v, a, b)
     rows, cols = marginals(plan)
-    assert np.abs(rows - (1 / n if a is None else a)).max() < 1e-16
-    assert np.abs(cols - (1 / m if b is None else b)).max() < 1e-14
+    np.testing.assert_allclose(rows, 1 / n if a is None else a, rtol=1e-12)
+    np.testing.assert_allclose(cols, 1 / m if b is None else b, rtol=1e-12)
     assert plan.data.min() > 0
     assert plan.nnz >= max(n if a is None else 1, m if b is None else 1)
     if not tied:
@@ -145,7 +145,7 @@ def test_increasing_maps_change_nothing(problem: Problem) -> None:
 @pytest.mark.parametrize(("n", "m"), [(1, 40), (40, 1), (500, 300), (7, 700), (1000, 1000)])
 def test_pieces_stay_within_both_clouds(n: int, m: int) -> None:
     """Many ends of source and target at one place: no piece lies behind the last point, and the masses are right."""
-    source, target, mass = monotone_pieces(np.full(n, m), np.full(m, n))
+    source, target, mass = monotone_pieces(np.full((1, n), m), np.full((1, m), n))
     assert source.max() == n - 1 and target.max() == m - 1
     np.testing.assert_array_equal(np.bincount(source, mass), m)
     np.testing.assert_array_equal(np.bincount(target, mass), n)
@@ -167,7 +167,7 @@ def test_signed_zero_and_denormals() -> None:
 
 @pytest.mark.parametrize("light", [0.0, 1e-300, 1e-40, 6e-20, 3e-19, 1e-15])
 def test_light_points_keep_their_mass(light: float) -> None:
-    """Every row and column sums to its point's weight, to rounding relative to that weight; zero weights take no part."""
+    """Rows and columns sum to their points' weights, to rounding relative to each; zero weights take no part."""
     plan = line_plan([0.0, 1.0], [3.0, 5.0], [light, 1.0]).toarray()
     np.testing.assert_allclose(plan, [[light, 0], [0.5, 0.5]], rtol=1e-13, atol=0)
     rows, cols = marginals(line_plan([0.0, 0.0, 1.0], [3.0, 5.0, 5.0], [light, 0.5, 0.5], [0.25, light, 0.75]))
@@ -215,7 +215,7 @@ def test_reconciling_moves_rounding_only(n: int) -> None:
     quanta = quantise(a, b)
     source, target = (balanced_total(side, quanta.total) for side in (quanta.source, quanta.target))
     moved = reconcile(source, target, quanta.slack)
-    assert int(moved.sum()) == quanta.total and (moved == source).all()
+    assert (moved == source).all()
     other = rng.dirichlet(np.ones(n))  # nothing agrees: nothing is moved
     quanta = quantise(a, other)
     source, target = (balanced_total(side, quanta.total) for side in (quanta.source, quanta.target))

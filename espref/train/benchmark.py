@@ -1,8 +1,8 @@
 """Training the ViT and the translation preset with each kind of attention, on random data of the real shapes.
 
-One step is loss, gradients and AdamW on one batch; kinds are measured in turn within one process. Batches are of 256
-items on CUDA, where the compiled model is measured too, and of 32 on a CPU. Memory is the peak of a step beyond model
-and moments.
+One step is loss, gradients and AdamW on one batch; the kinds are measured in turn within one process. A batch has 256
+items on CUDA, where the compiled model is measured too, and 32 on a CPU. Memory is the peak of a step beyond model and
+moments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REPEATS = 3
 
 
 class Shape(NamedTuple):
-    """Data of one preset: what its loader hands to the model, and the shape of one input."""
+    """Data of one preset: the arguments of its model, and the shape of one input."""
 
     preset: str
     task: str
@@ -49,7 +49,7 @@ def batch_size() -> int:
 
 
 def step(shape: Shape, kind: str, *, narrow: bool = False, compiled: bool = False) -> Step:
-    """One training step, ready to be called; ``narrow`` is bfloat16 by autocast."""
+    """One training step as a function; ``narrow`` is bfloat16 by autocast."""
     import torch
 
     from .config import Config
@@ -77,7 +77,7 @@ def step(shape: Shape, kind: str, *, narrow: bool = False, compiled: bool = Fals
         with torch.autocast(device.type, torch.bfloat16, enabled=narrow):
             value = loss(forward, shape.task, batch)
         optimizer.zero_grad()
-        value.backward()
+        torch.autograd.backward(value)
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -86,34 +86,34 @@ def step(shape: Shape, kind: str, *, narrow: bool = False, compiled: bool = Fals
 
 
 def _memory(shape: Shape, kind: str, narrow: bool) -> float:
-    """Peak memory in MB of a step beyond model, batch and moments, which the step before it has made."""
+    """Peak memory in MB of a step beyond model, batch and moments, which an earlier step has allocated."""
     module = "espref.train.benchmark"
     setup = f"from {module} import SHAPES, step\nrun = step(SHAPES[{SHAPES.index(shape)}], '{kind}', narrow={narrow})\n"
     return peak_mb(lambda: step(shape, kind, narrow=narrow), f"{setup}run()\n# measured\nrun()\n")
 
 
 def _compare(shape: Shape, narrow: bool, compiled: bool) -> Row:
-    """Items a second by kind, as medians; the row tells ESP's part of softmax attention's."""
+    """A row with the median items per second of each kind; what is measured is the ratio of ESP to softmax."""
     steps = {kind: step(shape, kind, narrow=narrow, compiled=compiled) for kind in KINDS}
     rounds = [{kind: seconds(run) for kind, run in steps.items()} for _ in range(REPEATS + 1)][1:]
     rates = {kind: batch_size() / statistics.median(times[kind] for times in rounds) for kind in KINDS}
-    detail = "items a second: " + ", ".join(f"{kind} {rate:.1f}" for kind, rate in rates.items())
+    detail = "items per second: " + ", ".join(f"{kind} {rate:.1f}" for kind, rate in rates.items())
     if not compiled:
-        sizes = {kind: _memory(shape, kind, narrow) for kind in KINDS}
-        detail += "; MB: " + ", ".join(f"{kind} {size:.0f}" for kind, size in sizes.items())
+        memory = {kind: _memory(shape, kind, narrow) for kind in KINDS}
+        detail += "; MB: " + ", ".join(f"{kind} {peak:.0f}" for kind, peak in memory.items())
     precision = "bfloat16" if narrow else "float32"
     name = f"{shape.preset}, {precision}{', compiled' if compiled else ''}: esp beside softmax"
-    return row(name, rates["esp"] / rates["softmax"], "of its items a second", "", None, detail)
+    return row(name, rates["esp"] / rates["softmax"], "of its items per second", "", None, detail)
 
 
 def run() -> list[Row]:
-    """All rows of the suite; needs the extra ``train``."""
+    """All rows of the suite; it needs the extra ``train``."""
     try:
         import lightning_fabric  # noqa: F401
         import torch  # noqa: F401
     except ImportError as error:
         raise ImportError("the suite transformers needs PyTorch: pip install 'espref[train]'") from error
-    compiling = (False, True) if device_name() == "cuda" else (False,)  # on a CPU it takes longer than all else
+    compiling = (False, True) if device_name() == "cuda" else (False,)  # on a CPU, compiling takes longer than all else
     modes = [(narrow, compiled) for narrow in (False, True) for compiled in compiling]
     return [_compare(shape, *mode) for shape in SHAPES for mode in modes]
 

@@ -1,4 +1,4 @@
-"""What training showed, on scikit-learn's digits. Measurements of small models: they claim nothing about large ones."""
+"""Claims about training, on scikit-learn's digits: measurements of small models, which say nothing about large ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEEDS: tuple[str, ...] = ("torch", "lightning_fabric", "torchmetrics", "sklearn"
 
 @cache
 def _accuracy(attention: str, **settings: Any) -> float:
-    """Test accuracy in percent of a model of one layer, seed 0."""
+    """Test accuracy in percent of a model with one layer, seed 0."""
     from .config import Config
     from .loop import train
     from .processes import make_fabric
@@ -23,7 +23,7 @@ def _accuracy(attention: str, **settings: Any) -> float:
 
     config = Config("digits", attention, depth=1, **settings)
     with tempfile.TemporaryDirectory() as folder:
-        return train(load("digits"), config, Path(folder), make_fabric())["final"]["accuracy"]
+        return float(train(load("digits"), config, Path(folder), make_fabric())["final"]["accuracy"])
 
 
 @claim(
@@ -38,7 +38,7 @@ def _accuracy(attention: str, **settings: Any) -> float:
     r"percent after 10 epochs, seed 0. Chance is 10.",
 )
 def learns() -> float:
-    """Trained here and now."""
+    """Trained when the claim is checked."""
     return _accuracy("esp", epochs=10)
 
 
@@ -69,9 +69,9 @@ def annealing() -> float:
     r"run, bit for bit: largest difference.",
 )
 def resumed() -> float:
-    """Data order and dropout depend on seed and epoch alone; weights and optimiser are in the checkpoint."""
-    from . import loop
+    """Data order and dropout depend on seed and epoch alone; weights, optimiser and scheduler are in the checkpoint."""
     from .config import Config
+    from .loop import train
     from .processes import make_fabric
     from .runs import load
 
@@ -84,8 +84,8 @@ def resumed() -> float:
     data, fabric = load("digits"), make_fabric()
     config = Config("digits", "esp", dim=8, depth=1, epochs=3, fraction=0.2, dropout=0.1)
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-        whole = loop.train(data, config, Path(first), fabric)["history"]
+        whole = train(data, config, Path(first), fabric)["history"]
         with suppress(Stopped):
-            loop.train(data, config, Path(second), fabric, stop)
-        again = loop.train(data, config, Path(second), fabric)["history"]
-    return max(abs(a[name] - b[name]) for a, b in zip(whole, again, strict=True) for name in a)
+            train(data, config, Path(second), fabric, stop)
+        again = train(data, config, Path(second), fabric)["history"]
+    return float(max(abs(a[name] - b[name]) for a, b in zip(whole, again, strict=True) for name in a))

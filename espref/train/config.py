@@ -3,55 +3,63 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
-#: Where slices come from.
+#: Where the directions of ESP attention come from.
 SLICERS = ("axes", "random", "learned")
+
+
+def _setting(default: Any, text: str) -> Any:
+    """A field with a default, and the help text of its option."""
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run. ``task`` and ``attention`` are names; all else has a default that trains in minutes on a CPU."""
+    """One run; the defaults train in minutes on a CPU."""
 
     task: str
     attention: str = "esp"
     seed: int = 0
-    epochs: int = 30
-    batch: int = 64  # over all processes
-    rate: float = 3e-3
-    weight_decay: float = 0.01
-    dim: int = 32
-    depth: int = 2
-    heads: int = 4
-    dropout: float = 0.0
-    fraction: float = 1.0  # of the training items, the same share of each class
-    tau: float = 0.1  # of ESP attention
-    beta: float = 1.0
-    anneal: float = 1.0  # tau falls to this part of itself, geometrically over the epochs
-    slicers: str = "axes"
-    slices: int = 0  # random or learned ones a head; 0: as many as a head has coordinates
-    start: str = ""  # a folder of a finished run whose weights to begin with
+    epochs: int = _setting(30, "passes over the training items")
+    batch: int = _setting(64, "items per step, over all processes")
+    rate: float = _setting(3e-3, "peak learning rate")
+    weight_decay: float = _setting(0.01, "of AdamW")
+    dim: int = _setting(32, "width of the model")
+    depth: int = _setting(2, "number of blocks")
+    heads: int = _setting(4, "attention heads of a block")
+    dropout: float = _setting(0.0, "dropout probability")
+    fraction: float = _setting(1.0, "of the training items, the same of each class")
+    tau: float = _setting(0.1, "ESP: temperature of the soft sort")
+    beta: float = _setting(1.0, "ESP: inverse temperature over slices")
+    anneal: float = _setting(1.0, "ESP: tau decays geometrically over the epochs to this multiple of itself")
+    slicers: str = _setting("axes", f"ESP: directions, one of {', '.join(SLICERS)}")
+    slices: int = _setting(0, "ESP: random or learned directions per head, 0 for as many as a head has coordinates")
+    start: str = _setting("", "folder of a finished run whose weights to start from")
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "dim", "depth", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a positive whole number, got {getattr(self, name)!r}")
-        for name, most in (("rate", math.inf), ("fraction", 1), ("tau", math.inf), ("beta", math.inf), ("anneal", 1)):
-            value = getattr(self, name)
-            if not 0 < value <= most or math.isinf(value):
-                raise ValueError(f"{name}: expected a finite number in (0, {most:g}], got {value!r}")
+        for name in ("rate", "tau", "beta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}: expected a positive finite number, got {getattr(self, name)!r}")
+        for name in ("fraction", "anneal"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a number in (0, 1], got {getattr(self, name)!r}")
         if self.slicers not in SLICERS:
             raise ValueError(f"slicers: expected one of {', '.join(SLICERS)}, got {self.slicers!r}")
         if self.seed < 0 or self.slices < 0:
             raise ValueError(f"seed, slices: expected whole numbers >= 0, got {self.seed!r}, {self.slices!r}")
 
     def name(self) -> str:
-        """A short name for a folder: task, attention, what differs from the defaults, seed."""
-        defaults = {field.name: field.default for field in fields(self)}
+        """A name for the folder: task, attention, the settings that differ from the defaults, seed."""
+        defaults = {setting.name: setting.default for setting in fields(self)}
         changed = [
             f"{key}={value}"
             for key, value in asdict(self).items()
             if key not in ("task", "attention", "seed", "start") and value != defaults[key]
         ]
-        swapped = ["started"] if self.start else []
-        return "-".join([self.task, self.attention, *changed, *swapped, f"seed={self.seed}"])
+        started = ["started"] if self.start else []
+        return "-".join([self.task, self.attention, *changed, *started, f"seed={self.seed}"])

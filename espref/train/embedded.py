@@ -1,16 +1,17 @@
-"""Real data that comes with packages, no download: scikit-learn's digits, and names of the world from CLDR."""
+"""Real data that comes with packages, without a download: scikit-learn's digits, and names from the CLDR in Babel."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from .data import Codec, Data
 
-#: Languages in Latin script whose CLDR names are told apart.
+#: Languages in Latin script, recognised by their names in the CLDR.
 LANGUAGES = tuple(
     "cs da de en es et eu fi fr ga hr hu id is it lt lv ms nl pl pt ro sk sl sq sv sw tr vi".split()  # noqa: SIM905
 )
@@ -18,48 +19,40 @@ TEST_SHARE = 0.2
 
 
 def _split(size: int) -> tuple[list[int], list[int]]:
-    """Which items train and which test: always the same ones."""
+    """Indices of the training and of the test items, the same in every run."""
     order = np.random.default_rng(20).permutation(size).tolist()
-    test = round(TEST_SHARE * size)
-    return sorted(order[test:]), sorted(order[:test])
+    n_test = round(TEST_SHARE * size)
+    return sorted(order[n_test:]), sorted(order[:n_test])
 
 
-def _digits() -> tuple[np.ndarray, np.ndarray]:
+def _digits(task: str, encode: Callable[[NDArray[np.float64]], NDArray[np.float64]], settings: dict[str, int]) -> Data:
+    """The digits as a task: each image (8, 8), with values in [0, 1], becomes the input ``encode(image)``."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return bunch.images / 16.0, bunch.target
-
-
-def _parted(task: str, items: list, classes: tuple[str, ...], settings: dict[str, int]) -> Data:
-    train, test = _split(len(items))
-    return Data(task, [items[i] for i in train], [items[i] for i in test], classes, settings)
+    inputs = [torch.tensor(encode(image / 16.0), dtype=torch.float32) for image in bunch.images]
+    items = list(zip(inputs, bunch.target.tolist(), strict=True))
+    train, test = ([items[i] for i in part] for part in _split(len(items)))
+    return Data(task, train, test, tuple("0123456789"), {**settings, "classes": 10})
 
 
 def digits() -> Data:
-    """1797 handwritten digits, 8 x 8 pixels, of scikit-learn: ten classes, in patches of 2 x 2."""
-    images, labels = _digits()
-    items = [
-        (torch.tensor(image, dtype=torch.float32)[None], int(label))
-        for image, label in zip(images, labels, strict=True)
-    ]
-    names = tuple(str(k) for k in range(10))
-    return _parted("image", items, names, {"image_size": 8, "patch_size": 2, "channels": 1, "classes": 10})
+    """1797 handwritten digits of scikit-learn, 8 x 8 pixels in patches of 2 x 2, ten classes."""
+    return _digits("image", lambda image: image[None], {"image_size": 8, "patch_size": 2, "channels": 1})
 
 
 def digit_points() -> Data:
-    """The same digits as sets: each inked pixel a point (column, row, ink), all in [-1, 1]; sizes vary."""
-    images, labels = _digits()
-    items = []
-    for image, label in zip(images, labels, strict=True):
+    """The same digits as sets of points of varying size: (column, row, ink) of each inked pixel, in [-1, 1]."""
+
+    def points(image: NDArray[np.float64]) -> NDArray[np.float64]:
         rows, columns = np.nonzero(image)
-        points = np.column_stack([columns / 3.5 - 1, 1 - rows / 3.5, 2 * image[rows, columns] - 1])
-        items.append((torch.tensor(points, dtype=torch.float32), int(label)))
-    return _parted("points", items, tuple(str(k) for k in range(10)), {"features": 3, "classes": 10})
+        return np.column_stack([columns / 3.5 - 1, 1 - rows / 3.5, 2 * image[rows, columns] - 1])
+
+    return _digits("points", points, {"features": 3})
 
 
 def _names(language: str) -> dict[str, str]:
-    """Names of territories, languages and currencies in a language, by their codes."""
+    """Names of territories, languages and currencies in a language, by kind and code."""
     from babel import Locale
 
     locale = Locale.parse(language)
@@ -68,49 +61,41 @@ def _names(language: str) -> dict[str, str]:
 
 
 def languages(per_language: int = 100) -> Data:
-    """Names in 29 languages in Latin script, up to ``per_language`` each: which language is it?
+    """Names of territories, languages and currencies in one of 29 languages in Latin script: which language is it?
 
-    A name that two languages share has no right answer and is left out. Test names are of other things than training
-    names: a language is recognised, not a name remembered.
+    Each language has up to ``per_language`` training names, and a quarter as many for the test. Names that two
+    languages share have no right answer and are left out. No territory, language or currency is named in both parts,
+    so that a model must recognise the language and cannot remember the name.
     """
     tables = {language: _names(language) for language in LANGUAGES}
-    seen: dict[str, set[str]] = {}
-    for language, table in tables.items():
-        for name in table.values():
-            seen.setdefault(name, set()).add(language)
+    n_languages = Counter(name for table in tables.values() for name in set(table.values()))
     codes = sorted(set().union(*tables.values()))
-    rng = np.random.default_rng(21)
-    codes = [codes[i] for i in rng.permutation(len(codes))]
-    tested = set(codes[: round(TEST_SHARE * len(codes))])
-    parts: dict[bool, list[tuple[str, int]]] = {False: [], True: []}
-    for label, table in enumerate(tables.values()):
-        for test, most in ((False, per_language), (True, per_language // 4)):
-            own = [table[c] for c in codes if c in table and (c in tested) == test and len(seen[table[c]]) == 1]
-            parts[test] += [(name, label) for name in own[:most]]
-    codec = Codec([name for name, _ in parts[False]])
-    length = max(len(name) for part in parts.values() for name, _ in part)
-    train, test_ = ([(codec.encode(name), label) for name, label in parts[test]] for test in (False, True))
+    codes = [codes[i] for i in np.random.default_rng(21).permutation(len(codes))]
+    n_test = round(TEST_SHARE * len(codes))
+    parts: list[list[tuple[str, int]]] = []
+    for part, size in ((codes[n_test:], per_language), (codes[:n_test], per_language // 4)):
+        names = [[t[code] for code in part if code in t and n_languages[t[code]] == 1] for t in tables.values()]
+        parts.append([(name, label) for label, own in enumerate(names) for name in own[:size]])
+    codec = Codec(name for name, _ in parts[0])
+    length = max(len(name) for part in parts for name, _ in part)
+    train, test = ([(codec.encode(name), label) for name, label in part] for part in parts)
     settings = {"vocabulary": len(codec), "classes": len(LANGUAGES), "length": length}
-    return Data("text", train, test_, LANGUAGES, settings)
+    return Data("text", train, test, LANGUAGES, settings)
 
 
-def names(longest: int = 24) -> Data:
-    """English names of territories, languages and currencies, up to ``longest`` characters, into German."""
+def names(length: int = 24) -> Data:
+    """English names of territories, languages and currencies into German, up to 24 characters by default."""
     english, german = _names("en"), _names("de")
-    shared = sorted(code for code in english if code in german)
-    pairs = [(english[c], german[c]) for c in shared if max(len(english[c]), len(german[c])) <= longest]
-    pairs = sorted(set(pairs))
-    train, test = _split(len(pairs))
-    source, target = Codec([pairs[i][0] for i in train]), Codec([pairs[i][1] for i in train])
-
-    def encoded(part: list[int]) -> list[tuple[Tensor, Tensor]]:
-        return [(source.encode(pairs[i][0]), target.encode(pairs[i][1])) for i in part]
-
-    settings = {"source_vocabulary": len(source), "target_vocabulary": len(target), "length": longest + 2}
-    return Data("translation", encoded(train), encoded(test), (), settings, target)
+    named = {(english[code], german[code]) for code in english if code in german}
+    pairs = sorted(pair for pair in named if max(map(len, pair)) <= length)
+    parts = [[pairs[i] for i in part] for part in _split(len(pairs))]
+    source, target = (Codec(pair[side] for pair in parts[0]) for side in (0, 1))
+    train, test = ([(source.encode(a), target.encode(b)) for a, b in part] for part in parts)
+    settings = {"source_vocabulary": len(source), "target_vocabulary": len(target), "length": length + 2}
+    return Data("translation", train, test, (), settings, target)
 
 
-#: Task by name.
+#: Loader by task.
 EMBEDDED: dict[str, Callable[[], Data]] = {
     "digits": digits,
     "digit-points": digit_points,

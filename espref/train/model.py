@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +13,14 @@ from ..nn import EspAttention, transformer
 from .config import Config
 from .data import BEGIN, END, PADDING, Batch, Data
 
-MODELS = {
+MODELS: dict[str, Callable[..., nn.Module]] = {
     "image": transformer.VisionTransformer,
     "points": transformer.SetTransformer,
     "text": transformer.TextTransformer,
     "translation": transformer.TranslationTransformer,
 }
+#: The kinds of ESP attention: their sort in training and in evaluation.
+ESP = {"esp": ("soft", "soft"), "esp-balanced": ("balanced", "balanced"), "esp-hard-eval": ("soft", "hard")}
 
 
 def build(data: Data, config: Config) -> nn.Module:
@@ -33,13 +35,11 @@ def build(data: Data, config: Config) -> nn.Module:
     )
 
 
-def attention(config: Config) -> Any:
-    """A constructor (dim, heads): by name, ESP attention with the tau, beta and slicers of the configuration."""
-    if config.attention not in transformer.ATTENTION:
-        raise ValueError(f"attention: expected one of {', '.join(transformer.ATTENTION)}, got {config.attention!r}")
-    if not config.attention.startswith("esp"):
+def attention(config: Config) -> str | Callable[[int, int], nn.Module]:
+    """The name of the attention, or a constructor (dim, heads) of ESP attention with its settings."""
+    if config.attention not in ESP:
         return config.attention
-    sort = "balanced" if config.attention == "esp-balanced" else "soft"
+    sort, sort_in_eval = ESP[config.attention]
 
     def make(dim: int, heads: int) -> nn.Module:
         directions, head = None, dim // heads
@@ -51,7 +51,7 @@ def attention(config: Config) -> Any:
             tau=config.tau,
             beta=config.beta,
             sort=sort,
-            sort_in_eval="hard" if config.attention == "esp-hard-eval" else sort,
+            sort_in_eval=sort_in_eval,
             directions=directions,
         )
         if config.slicers == "random" and module.directions is not None:
@@ -62,50 +62,52 @@ def attention(config: Config) -> Any:
 
 
 def predict(model: nn.Module, task: str, batch: Batch) -> Tensor:
-    """Logits (B, classes), or of each next target token (B, M + 1, vocabulary), teacher-forced."""
+    """Logits (B, classes); of a translation, of each next target token (B, M + 1, vocabulary), teacher-forced."""
+    inputs: list[Tensor | None] = [batch.inputs, batch.padding]
     if task == "image":
-        return model(batch.inputs)
-    if task != "translation":
-        return model(batch.inputs, batch.padding)
-    begin = batch.labels.new_full((len(batch.labels), 1), BEGIN)
-    return model(batch.inputs, torch.cat([begin, batch.labels], dim=1), batch.padding)
+        inputs = [batch.inputs]
+    elif task == "translation":
+        begin = batch.labels.new_full((len(batch.labels), 1), BEGIN)
+        inputs.insert(1, torch.cat([begin, batch.labels], dim=1))
+    logits: Tensor = model(*inputs)
+    return logits
 
 
 def loss(model: nn.Module, task: str, batch: Batch) -> Tensor:
-    """Mean over items of the cross-entropy; of a translation, the mean over its tokens and END first.
+    """Mean cross-entropy over the items; for a translation, of the means over the tokens of each and its END.
 
-    A mean of means, so that processes with equal shares of a batch average to what one process computes.
+    Because it is a mean over items, the mean of processes with equal shares of a batch is that of one process.
     """
     logits = predict(model, task, batch)
     if task != "translation":
         return F.cross_entropy(logits, batch.labels)
     lengths = (batch.labels != PADDING).sum(1, keepdim=True)  # (B, 1)
-    goal = torch.cat([batch.labels, torch.zeros_like(lengths)], dim=1).scatter(1, lengths, END)  # (B, M + 1)
-    places = torch.arange(goal.shape[1], device=goal.device)
-    each = F.cross_entropy(logits.transpose(1, 2), goal, reduction="none") * (places <= lengths)
-    return (each.sum(1) / (lengths[:, 0] + 1)).mean()
+    target = torch.cat([batch.labels, torch.zeros_like(lengths)], dim=1).scatter(1, lengths, END)  # (B, M + 1)
+    positions = torch.arange(target.shape[1], device=target.device)
+    losses = F.cross_entropy(logits.transpose(1, 2), target, reduction="none") * (positions <= lengths)
+    return (losses.sum(1) / (lengths[:, 0] + 1)).mean()
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: Data, batches: Sequence[Batch]) -> dict[str, float]:
-    """Metrics on all batches, in percent: accuracy; of a translation chrF and exact matches. And the mean loss."""
+    """Accuracy, or chrF, BLEU and exact matches of a translation, all in percent; and the mean loss."""
     model.eval()
     if data.task == "translation":
-        found = _translations(model, data, batches)
+        metrics = _translation_metrics(model, data, batches)
     else:
         from torchmetrics.classification import MulticlassAccuracy
 
         accuracy = MulticlassAccuracy(len(data.classes), average="micro", sync_on_compute=False)
         for batch in batches:
             accuracy.update(predict(model, data.task, batch).argmax(-1).cpu(), batch.labels.cpu())
-        found = {"accuracy": 100 * float(accuracy.compute())}
+        metrics = {"accuracy": 100 * float(accuracy.compute())}
     count = sum(len(batch.labels) for batch in batches)
-    found["test loss"] = sum(float(loss(model, data.task, b)) * len(b.labels) for b in batches) / count
+    metrics["test loss"] = sum(float(loss(model, data.task, b)) * len(b.labels) for b in batches) / count
     model.train()
-    return found
+    return metrics
 
 
-def _translations(model: Any, data: Data, batches: Sequence[Batch]) -> dict[str, float]:
+def _translation_metrics(model: Any, data: Data, batches: Sequence[Batch]) -> dict[str, float]:
     import sacrebleu
 
     assert data.codec is not None
@@ -114,7 +116,7 @@ def _translations(model: Any, data: Data, batches: Sequence[Batch]) -> dict[str,
     for batch in batches:
         limit = data.settings["length"] - 1
         ids = model.translate(batch.inputs, batch.padding, begin=BEGIN, end=END, limit=limit)
-        unknown = ("<unknown>",) if words else ()  # a word that is not in the vocabulary is never a right guess
+        unknown = ("<unknown>",) if words else ()  # an unknown word in the reference is never guessed right
         guesses += [data.codec.decode(row, *unknown) for row in ids.tolist()]
         truths += [data.codec.decode(row) for row in batch.labels.tolist()]
     exact = sum(guess == truth for guess, truth in zip(guesses, truths, strict=True))

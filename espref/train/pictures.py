@@ -1,4 +1,4 @@
-"""Pictures of runs: learning curves, and attention matrices of the trained models."""
+"""Figures of runs: learning curves, and attention matrices of the trained models."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import torch
 from .._output import atomic
 from ..plot import new_figure
 from .config import Config
-from .data import Data, collate
-from .model import METRIC, build
+from .data import Batch, Data, collate
+from .model import METRIC, build, predict
 
+#: What :func:`espref.train.loop.train` returned, by kind of attention and seed.
 Results = dict[str, dict[int, dict[str, Any]]]
 
 
-def curves(path: Path, data: Data, results: Results, configs: dict[str, Config], out: Path) -> None:
-    """Loss and metric against the epoch, a line a run, a colour a kind of attention."""
+def curves(path: Path, task: str, results: Results) -> None:
+    """Loss and metric by epoch: one line per run, one colour per kind of attention."""
     figure, (left, right) = new_figure(9, 3.5, columns=2)
-    metric = METRIC[data.task]
-    for number, (kind, found) in enumerate(results.items()):
-        for place, result in enumerate(found.values()):
+    for color, (kind, by_seed) in enumerate(results.items()):
+        for place, result in enumerate(by_seed.values()):
             epochs = [line["epoch"] for line in result["history"]]
-            label = kind if place == 0 else None
-            left.plot(epochs, [line["loss"] for line in result["history"]], color=f"C{number}", label=label)
-            right.plot(epochs, [line[metric] for line in result["history"]], color=f"C{number}")
+            for ax, name in ((left, "loss"), (right, METRIC[task])):
+                values = [line[name] for line in result["history"]]
+                ax.plot(epochs, values, color=f"C{color}", label=kind if place == 0 else None)
     left.set(xlabel="epoch", ylabel="training loss")
-    right.set(xlabel="epoch", ylabel=f"{metric}, test, %")
+    right.set(xlabel="epoch", ylabel=f"{METRIC[task]}, test, %")
     for ax in (left, right):
         ax.locator_params(axis="x", integer=True)
     left.legend()
@@ -35,50 +35,34 @@ def curves(path: Path, data: Data, results: Results, configs: dict[str, Config],
 
 
 @torch.no_grad()
-def attention_maps(path: Path, data: Data, results: Results, configs: dict[str, Config], out: Path) -> None:
-    """The last encoder layer's attention of each kind on the first test item, heads averaged."""
+def attention_maps(path: Path, data: Data, configs: dict[str, Config], out: Path) -> None:
+    """Attention of the last encoder block on the first test item, averaged over heads, for each kind of attention."""
     batch = collate(data.task, [data.test[0]])
     figure, axes = new_figure(3 * len(configs), 3.6, columns=len(configs))
     for ax, (kind, config) in zip(axes, configs.items(), strict=True):
         model = build(data, config)
         checkpoint = out / config.name() / "checkpoint.pt"
         model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["model"])
-        seen = last_attention(model.eval(), data, batch).numpy()
-        ax.imshow(seen, cmap="cividis")
-        ax.set(
-            title=f"{kind}\n{seen.min():.2g} to {seen.max():.2g}", xlabel="keys", ylabel="queries", xticks=[], yticks=[]
-        )
+        matrix = last_attention(model.eval(), data, batch).numpy()
+        low, high = matrix.min(), matrix.max()
+        ax.imshow(matrix, cmap="cividis")
+        ax.set(title=f"{kind}\n{low:.2g} to {high:.2g}", xlabel="keys", ylabel="queries", xticks=[], yticks=[])
     _save(figure, path)
 
 
-def last_attention(model: Any, data: Data, batch: Any) -> torch.Tensor:
-    """(N, N), of the last encoder block."""
-    seen: list[torch.Tensor] = []
+def last_attention(model: Any, data: Data, batch: Batch) -> torch.Tensor:
+    """The attention matrix (N, N) of the last encoder block on the first item, averaged over heads."""
+    calls: list[tuple[Any, Any]] = []
+    attention = model.encoder.blocks[-1].attention
 
-    def look(module: Any, arguments: Any, keywords: Any) -> None:
-        seen.append(module(*arguments, **{**keywords, "need_weights": True})[1][0])
+    def remember(module: Any, arguments: Any, keywords: Any) -> None:
+        calls.append((arguments, keywords))
 
-    module = model.encoder.blocks[-1].attention
-    handle = module.register_forward_pre_hook(_once(look), with_kwargs=True)
-    try:
-        from .model import predict
-
+    with attention.register_forward_pre_hook(remember, with_kwargs=True):
         predict(model, data.task, batch)
-    finally:
-        handle.remove()
-    return seen[0]
-
-
-def _once(look: Any) -> Any:
-    """A hook that does not call itself."""
-    busy: list[bool] = []
-
-    def hook(*arguments: Any) -> None:
-        if not busy:
-            busy.append(True)
-            look(*arguments)
-
-    return hook
+    arguments, keywords = calls[0]
+    matrices: torch.Tensor = attention(*arguments, **{**keywords, "need_weights": True})[1]
+    return matrices[0]
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Model sizes of the paper's experiments, as far as they are known here; the rest are our defaults."""
+"""Settings of the paper's experiments, as far as they are known; the others are our defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .paper import LOADERS, mnist
 
 
 class Preset(NamedTuple):
-    """A task, how its data is cut, settings of :class:`espref.train.config.Config`, and where they are from."""
+    """A task, the loader of its data, settings of :class:`espref.train.config.Config`, and their source."""
 
     task: str
     load: Callable[[Path], Data]
@@ -21,8 +21,8 @@ class Preset(NamedTuple):
 
 
 _VIT = {"dim": 128, "depth": 1, "heads": 4, "rate": 1e-3}
-_MNIST = "one-layer ViT of dimension 128 and patch size of the paper; heads, rate and epochs are ours"
-_OWN = "data and cut of the paper; model size, rate and epochs are ours"
+_MNIST = "one-layer ViT with the paper's dimension and patch size; heads, rate and epochs are ours"
+_OWN = "the paper's data and fractions; model size, rate and epochs are ours"
 _SIZE = {"dim": 128, "depth": 2, "heads": 4, "rate": 5e-4}
 
 PRESETS: dict[str, Preset] = {

@@ -1,4 +1,4 @@
-"""Several runs: by attention and seed, in several processes, and their comparison."""
+"""Several runs, by attention and seed, in several processes; and their comparison."""
 
 from __future__ import annotations
 
@@ -6,118 +6,101 @@ import math
 import multiprocessing
 import signal
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from .config import Config
 from .data import Data
 from .embedded import EMBEDDED
+from .loop import read_run, train, versions
 from .model import METRIC
 from .paper import LOADERS
 from .presets import PRESETS
+from .processes import make_fabric
 
-Announce = Callable[[Config, dict[str, float]], None]
 
-
-def load(task: str, root: str | None = None) -> Data:
-    """The data of a task, by name.
+def load(task: str, root: str | Path = "data") -> Data:
+    """The data of a task or a preset, by name; files of the paper's data are looked for below ``root``.
 
     Raises
     ------
     ValueError
-        For an unknown name, or data that is missing or corrupt.
+        If the name is unknown, or the data is missing or corrupt.
     """
     if task in EMBEDDED:
         return EMBEDDED[task]()
-    folder = Path(root or "data")
-    if task in PRESETS:
-        return PRESETS[task].load(folder)
-    if task not in LOADERS:
+    loaders = LOADERS | {name: preset.load for name, preset in PRESETS.items()}
+    if task not in loaders:
         raise ValueError(f"task: expected one of {', '.join([*EMBEDDED, *LOADERS, *PRESETS])}, got {task!r}")
-    return LOADERS[task](folder)
+    return loaders[task](Path(root))
 
 
-def run(config: Config, out: Path, root: str | None = None, threads: int | None = None) -> dict[str, Any]:
-    """One run in this process, without a report."""
-    import torch
-
-    from .loop import train
-    from .processes import make_fabric
-
-    if threads:
-        torch.set_num_threads(threads)
-    return train(load(config.task, root), config, out / config.name(), make_fabric())
+def run(config: Config, out: Path) -> dict[str, Any]:
+    """One run in this process, in a folder of ``out`` named after the configuration."""
+    return train(load(config.task), config, out / config.name(), make_fabric())
 
 
-def run_all(
-    configs: Sequence[Config], out: Path, *, jobs: int = 1, root: str | None = None
-) -> Iterator[tuple[Config, dict[str, Any]]]:
-    """All runs in ``jobs`` processes of one thread each; results as they come. Finished ones are read, not repeated.
+def run_all(configs: Sequence[Config], out: Path, *, jobs: int = 1) -> list[dict[str, Any]]:
+    """The results of all runs, made in ``jobs`` processes of one thread each. Finished runs are read, not repeated.
 
     Raises
     ------
     ChildProcessError
-        When a process was killed; checkpoints stay, and the same call goes on from them.
+        If a process was killed; the same call resumes from the checkpoints.
     """
-    before = set(multiprocessing.active_children())
-    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; this one tells the others
+    others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=signal.signal, initargs=ignore) as pool:
-        waiting = {pool.submit(run, config, out, root, 1): config for config in configs}
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
         try:
-            for done in as_completed(waiting):
-                yield waiting[done], done.result()
+            return list(pool.map(run, configs, repeat(out)))
         except BrokenProcessPool as error:
             raise ChildProcessError(
-                f"a training process was killed, for lack of memory perhaps; started again, training goes on from the "
-                f"checkpoints in {out}"
+                f"a training process was killed, possibly out of memory; rerun to resume from the checkpoints in {out}"
             ) from error
         except KeyboardInterrupt:
-            for process in set(multiprocessing.active_children()) - before:
-                process.terminate()  # else it would finish its run, and the next ones in the queue
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # it would finish its run before the pool closes
             raise
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends the others
+    torch.set_num_threads(1)
 
 
 def common_environment(configs: Sequence[Config], out: Path) -> dict[str, Any]:
-    """The versions, commit and machine of runs in ``out``, finished, begun or yet to be made: the same for all.
+    """The versions, commit and machine of the runs in ``out``, those still to be made included: the same for all.
 
     Raises
     ------
     ValueError
-        When they differ.
+        If they differ.
     """
-    from .loop import read_run, versions
-
-    found: dict[str, Any] | None = None
     current = versions()
+    common: dict[str, Any] = {}
     for config in configs:
         folder = out / config.name()
-        made = [read_run(path) for name in ("config.json", "metrics.json") if (path := folder / name).exists()]
-        here = [] if (folder / "metrics.json").exists() else [current]
-        for environment in [run["environment"] for run in made] + here:
-            found = found or environment
-            if environment != found:
-                raise ValueError(f"{folder}: expected a run made by {differences(found, environment)}")
-    return found or current
-
-
-def differences(expected: dict[str, Any], got: Any) -> str:
-    """What differs between two environments, in words."""
-    if not isinstance(got, dict):
-        return f"versions that it names, got {got!r}"
-    names = [name for name in {**expected, **got} if expected.get(name) != got.get(name)]
-    one, other = (", ".join(f"{name} {known.get(name)}" for name in names) for known in (expected, got))
-    return f"{one}; got {other}"
+        paths = [path for name in ("config.json", "metrics.json") if (path := folder / name).exists()]
+        environments = [read_run(path)["environment"] for path in paths]
+        if not (folder / "metrics.json").exists():
+            environments.append(current)
+        for environment in environments:
+            common = common or environment
+            names = [name for name in {**common, **environment} if common.get(name) != environment.get(name)]
+            if names:
+                expected, got = (", ".join(f"{name} {e.get(name)}" for name in names) for e in (common, environment))
+                raise ValueError(f"{folder}: expected a run made by {expected}; got {got}")
+    return common
 
 
 class Comparison(NamedTuple):
-    """One variant over its seeds, and beside the first variant on the same seeds."""
+    """One variant over its seeds, and its paired difference to the first variant on the same seeds."""
 
     variant: str
     metric: str
@@ -130,18 +113,15 @@ class Comparison(NamedTuple):
 
 
 def compare(task: str, results: dict[str, dict[int, dict[str, Any]]]) -> list[Comparison]:
-    """Rows of a table from results[variant][seed], paired with the first variant by seed."""
+    """Rows of a table from results[variant][seed], paired with the first variant by seed: all have the same seeds."""
     metric = METRIC[task]
-    values = {
-        name: {seed: result["final"][metric] for seed, result in sorted(found.items())}
-        for name, found in results.items()
-    }
-    first = next(iter(values.values()))
+    first = next(iter(results.values()))
     rows = []
-    for name, found in values.items():
-        gaps = [value - first[seed] for seed, value in found.items() if seed in first]
-        sd = statistics.stdev(found.values()) if len(found) > 1 else math.nan
-        error = statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
-        mean, difference = statistics.fmean(found.values()), statistics.fmean(gaps)
-        rows.append(Comparison(name, metric, mean, sd, len(found), difference, error, sum(gap > 0 for gap in gaps)))
+    for name, by_seed in results.items():
+        values = [result["final"][metric] for result in by_seed.values()]
+        gaps = [result["final"][metric] - first[seed]["final"][metric] for seed, result in by_seed.items()]
+        mean, difference = statistics.fmean(values), statistics.fmean(gaps)
+        sd, gap_sd = (statistics.stdev(x) if len(x) > 1 else math.nan for x in (values, gaps))
+        error, wins = gap_sd / math.sqrt(len(gaps)), sum(gap > 0 for gap in gaps)
+        rows.append(Comparison(name, metric, mean, sd, len(values), difference, error, wins))
     return rows

@@ -1,4 +1,4 @@
-"""The paper's data from tiny files of the same formats: read right, and refused in one line when missing or corrupt."""
+"""The paper's data from tiny files of the same formats: read correctly, refused in one line if missing or corrupt."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
 pytest.importorskip("lightning_fabric", reason="Lightning Fabric is missing: pip install 'espref[train]'")
-from espref.files import FileError  # noqa: E402
-
+from espref._output import FileError  # noqa: E402
 from espref.train.data import UNKNOWN, collate  # noqa: E402
 from espref.train.paper import LOADERS, sample_surface  # noqa: E402
 from espref.train.presets import PRESETS  # noqa: E402
@@ -138,7 +137,7 @@ def test_translation_leaves_out_empty_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_what_is_missing_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line with the path that was looked for."""
+    """The message, one line, names the path."""
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(FileError, match="expected a file of the data set, there is none") as caught:
         LOADERS[name](tmp_path)
@@ -173,7 +172,7 @@ SPOILT = {
 
 @pytest.mark.parametrize("case", SPOILT)
 def test_what_is_corrupt_is_named(case: str, tmp_path: Path) -> None:
-    """The file is in the message, and nothing is loaded by halves."""
+    """The message, one line, names the file."""
     name, (path, content) = case.split(",")[0], SPOILT[case]
     WRITE[name](tmp_path)
     (tmp_path / path).write_bytes(content)
@@ -192,7 +191,7 @@ def test_what_is_corrupt_is_named(case: str, tmp_path: Path) -> None:
     [("cats-and-dogs", "Dog"), ("modelnet40", "chair/test"), ("imdb", "train/pos")],
 )
 def test_an_empty_folder_is_named(name: str, folder: str, tmp_path: Path) -> None:
-    """One class without files is an error, not a data set of the others."""
+    """One class without files is an error, not a data set of the other classes."""
     WRITE[name](tmp_path)
     (place,) = tmp_path.glob(f"*/{folder}")
     for path in place.iterdir():
@@ -212,7 +211,7 @@ def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
 
 
 def test_an_unknown_word_is_no_right_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that answers UNKNOWN where the reference has a word the vocabulary lacks scores nothing for it."""
+    """Guessing UNKNOWN scores nothing where the reference has a word that the vocabulary lacks."""
     from espref.train import model
 
     write_iwslt(tmp_path)
@@ -220,15 +219,15 @@ def test_an_unknown_word_is_no_right_guess(tmp_path: Path, monkeypatch: pytest.M
     data = LOADERS["iwslt14"](tmp_path)
     batch = collate(data.task, data.test)
     answers = types.SimpleNamespace(translate=lambda *_, **__: batch.labels)  # the truth, as far as ids go
-    found = model._translations(answers, data, [batch])
-    assert (batch.labels == UNKNOWN).all() and found["BLEU"] == found["exact"] == 0
+    metrics = model._translation_metrics(answers, data, [batch])
+    assert (batch.labels == UNKNOWN).all() and metrics["BLEU"] == metrics["exact"] == 0
     known = LOADERS["iwslt14"](tmp_path)._replace(test=data.train)
     batch = collate(known.task, known.test)
-    assert model._translations(answers, known, [batch])["exact"] == 100
+    assert model._translation_metrics(answers, known, [batch])["exact"] == 100
 
 
 def test_the_hub_is_asked_when_there_are_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through an imitation of ``datasets.load_dataset``; what it raises becomes one line."""
+    """Through a stand-in for ``datasets.load_dataset``; what it raises becomes one line."""
     rows = [{"text": "fine day", "label": 1}, {"text": "bad", "label": 0}]
     asked = []
 
@@ -242,14 +241,14 @@ def test_the_hub_is_asked_when_there_are_no_files(tmp_path: Path, monkeypatch: p
     data = LOADERS["tweeteval"](tmp_path)
     assert len(data.train) == 2 and data.train[0][1] == 1 and asked == [("cardiffnlp/tweet_eval", "sentiment")]
     with pytest.raises(
-        FileError, match=r"stanfordnlp/imdb: expected its files in .*aclImdb, or it in the cache"
+        FileError, match=r"stanfordnlp/imdb: expected its files in .*aclImdb, or the data set in the cache"
     ) as caught:
         LOADERS["imdb"](tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_presets_name_their_tasks(tmp_path: Path) -> None:
-    """Every preset loads its data and has settings that a configuration takes; patches are the paper's."""
+    """Every preset loads its data and has valid settings; the patches of MNIST have the size in the name."""
     from espref.train.config import Config
 
     for name, preset in PRESETS.items():
