@@ -23,8 +23,8 @@ Environment = dict[str, Any]
 PACKAGES = ("numpy", "scipy", "POT", "scikit-learn", "torch")
 #: How these are written in a sentence.
 NAMES = {"python": "Python", "numpy": "NumPy", "scipy": "SciPy", "torch": "PyTorch", "blas": "BLAS", "simd": "SIMD"}
-#: What may differ between two runs of the same code on the same machine.
-VARYING = ("date", "command", "inputs")
+#: What may differ between two processes that run the same code on the same machine.
+VARYING = ("date", "command", "inputs", "threads", "blas", "simd")
 #: What decides a measurement. Changes of other files, such as the records themselves, leave the commit clean.
 CODE = ("espref", "tests", "pyproject.toml", "constraints.txt")
 #: A wheel names the commit that it was built from in this file, which a checkout does not have: hash and date.
@@ -94,11 +94,15 @@ def in_words(made_with: Environment) -> str:
 
 
 def command() -> str:
-    """The command line of this process. Absolute paths are cut to their names, and so is the text after ``-c``."""
-    words = [_cut(word) for word in sys.orig_argv]
-    if words[1:2] == ["-c"]:
-        words[2:3] = ["..."]
-    return shlex.join(words)
+    """The command line of this process, or of the one that started it as a worker. Absolute paths are cut to names."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        words = ["python", "-m", program.parent.name]
+    elif program.suffix == ".py" or sys.argv[0] == "-c":
+        words = ["python", _cut(program)]
+    else:
+        words = [program.name]
+    return shlex.join([*words, *map(_cut, sys.argv[1:])])
 
 
 def _cut(path: str | Path) -> str:

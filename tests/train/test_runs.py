@@ -119,7 +119,7 @@ def test_a_study_writes_its_record_group_by_group(two_groups: dict[str, Any], tm
     results = [
         json.loads((tmp_path / f"{c.name()[:-1]}1" / "metrics.json").read_text()) for c in two_groups["one"].values()
     ]
-    assert record["runs"][0]["difference"] == 0 and record["environment"]["torch"]
+    assert record["runs"][0]["difference"] == 0 and record["environments"][record["runs"][0]["environment"]]["torch"]
     assert [row["parameters"] for row in record["runs"]] == [result["parameters"] for result in results]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")}
     two_groups["two"] = {"heavy": heavy}
@@ -168,7 +168,8 @@ def test_plug_and_play_starts_from_softmax(tmp_path: Path, monkeypatch: pytest.M
 
     def pretend(configs: list[Config], out: Path, jobs: int) -> list[dict[str, Any]]:
         calls.append(configs)
-        return [{"final": {"accuracy": float(config.seed)}, "parameters": 1} for config in configs]
+        about = {"parameters": 1, "environment": versions()}
+        return [{"final": {"accuracy": float(config.seed)}, **about} for config in configs]
 
     monkeypatch.setattr(studies, "run_all", pretend)
     list(studies.run_study("plug-and-play", seeds=2, out=tmp_path, jobs=1, record=tmp_path / "r.json"))
