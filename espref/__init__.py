@@ -9,7 +9,7 @@ from types import ModuleType
 from ._version import __version__
 
 # 1 line
-from .line import line_cost, line_plan, rank_plan
+from .line import Potentials, line_cost, line_plan, line_potentials, line_quantile, rank_plan
 
 # 2 directions
 from .directions import direction_weights, sample_directions
@@ -18,13 +18,22 @@ from .directions import direction_weights, sample_directions
 from .lift import marginal_defect, slice_costs, sliced_plans, transport_cost
 
 # 4 expected
-from .expected import DenseSlicedPlan, SlicedPlan, est_distance, expected_sliced_plan, gibbs_weights, min_sliced_plan
+from .expected import (
+    DenseSlicedPlan,
+    SlicedPlan,
+    est_distance,
+    expected_sliced_plan,
+    gibbs_weights,
+    max_sliced_wasserstein,
+    min_sliced_plan,
+    sliced_wasserstein,
+)
 
 # 5 circle
 from .circle import circle_plan
 
 # 6 softsort
-from .softsort import soft_permutation, soft_rank, soft_sort
+from .softsort import soft_permutation, soft_quantile, soft_rank, soft_sort, soft_top_k
 
 # 7 softplan
 from .softplan import expected_soft_plan, soft_line_plan
@@ -43,6 +52,9 @@ __all__ = [
     "line_plan",
     "line_cost",
     "rank_plan",
+    "Potentials",
+    "line_potentials",
+    "line_quantile",
     "sample_directions",
     "direction_weights",
     "sliced_plans",
@@ -55,10 +67,14 @@ __all__ = [
     "expected_sliced_plan",
     "min_sliced_plan",
     "est_distance",
+    "sliced_wasserstein",
+    "max_sliced_wasserstein",
     "circle_plan",
     "soft_permutation",
     "soft_sort",
     "soft_rank",
+    "soft_quantile",
+    "soft_top_k",
     "soft_line_plan",
     "expected_soft_plan",
     "Attention",

@@ -24,6 +24,18 @@ RandomSource: TypeAlias = int | np.random.SeedSequence | np.random.BitGenerator 
 MOST = 2**62
 
 
+class Limit(Exception):
+    """A limit that the documentation states: the input is valid, but the result cannot be computed or certified."""
+
+
+class InputLimit(ValueError, Limit):
+    """A result beyond the range of floats, or too large to hold."""
+
+
+class NumericalLimit(RuntimeError, Limit):
+    """An iteration that did not converge, or a solution that could not be certified."""
+
+
 def _real_array(value: Any, name: str) -> tuple[Array, np.dtype[Any]]:
     """``value`` as float64, and the dtype it came with."""
     refuse_hidden(value, name)
@@ -157,6 +169,17 @@ def as_prior(value: ArrayLike | None, n: int) -> Array:
     return as_weights(value, n, "prior")
 
 
+def as_levels(value: ArrayLike, name: str) -> Array:
+    """Numbers in [0, 1], of any shape, at least one."""
+    array, _ = _real_array(value, name)
+    if array.size == 0:
+        raise ValueError(f"{name}: expected at least one level, got shape {array.shape}")
+    _finite(array, name)
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(f"{name}: expected levels in [0, 1], got {array.min():g} to {array.max():g}")
+    return array
+
+
 def as_plan(plan: Plan | ArrayLike) -> coo_array:
     """A matrix, dense or sparse, as sparse entries of finite float64 numbers; it need not be a transport plan."""
     sparse = isinstance(plan, (sparray, spmatrix))
@@ -193,9 +216,9 @@ def as_beta(value: float) -> float:
     return as_real(value, "beta", least=0, infinite=True)
 
 
-def as_tau(value: float) -> float:
-    """Temperature of the soft sort: tau >= 0, zero being the hard limit."""
-    return as_real(value, "tau", least=0)
+def as_tau(value: float, *, infinite: bool = False) -> float:
+    """Temperature of the soft sort: tau >= 0, zero being the hard limit. Infinity only where it has a meaning."""
+    return as_real(value, "tau", least=0, infinite=infinite)
 
 
 def as_exponent(value: float, *, infinite: bool = False) -> float:
@@ -225,6 +248,13 @@ def as_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
     return value
+
+
+def as_flag(value: bool, name: str) -> bool:
+    """True or False, nothing that merely counts as one of them."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
 
 
 def as_generator(rng: RandomSource) -> np.random.Generator:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from ._checks import Array
+from ._checks import Array, InputLimit
 from ._ties import Classes, Index, Matching, tied_pairs
 
 #: Coordinates of differences x_i - y_j held at once: small enough to stay in cache (measured 2 to 3 times faster).
@@ -57,7 +57,7 @@ def as_representable(cost: float, largest: float) -> float:
     if largest > 0 and not in_range(cost):
         what = "underflow" if cost < 1 else "overflow"
         wanted = "is not too small for a float" if cost < 1 else "is finite"
-        raise ValueError(f"x, y: expected points whose cost |x - y|^p {wanted}, got an {what}; rescale the points")
+        raise InputLimit(f"x, y: expected points whose cost |x - y|^p {wanted}, got an {what}; rescale the points")
     return cost
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
-from ._checks import Array
+from ._checks import Array, InputLimit
 
 Index = NDArray[np.int64]
 
@@ -108,7 +108,7 @@ def refuse_large(matchings: Iterable[Matching]) -> None:
             pairs = matching.pair_counts()
             count += int(pairs[pairs > 1].sum())
     if count > MAX_ENTRIES:
-        raise ValueError(
+        raise InputLimit(
             f"ties: expected plans of at most {MAX_ENTRIES:,} entries, got ties that would spread over {count:,}; "
             "ties='first' keeps one optimal plan with at most n + m - 1 entries, and slice_costs builds no plan"
         )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import log_softmax, softmax
 
-from ._checks import Array, as_beta, as_choice, as_count, as_directions, as_pair, as_points, as_power, as_tau
+from ._checks import Array, as_beta, as_choice, as_count, as_directions, as_pair, as_points, as_power, as_prior, as_tau
 from .softplan import mean_soft_plan
 
 SORTS = ("soft", "balanced", "hard")
@@ -117,6 +117,7 @@ def esp_attention(
     directions: ArrayLike | None = None,
     sort: str = "soft",
     power: int = 1,
+    prior: ArrayLike | None = None,
 ) -> Attention:
     r"""ESP attention: n times the expected soft sliced plan between queries and keys, applied to the values.
 
@@ -125,7 +126,7 @@ def esp_attention(
 
     $$\text{matrix} = n \sum_l w_l U_l, \qquad \text{output} = \text{matrix}\; v .$$
 
-    There is no causal form: a doubly stochastic triangular matrix is the identity.
+    The only causal (triangular) doubly stochastic matrix is the identity, so there is no causal form with these sums.
 
     Parameters
     ----------
@@ -141,6 +142,8 @@ def esp_attention(
         SoftSort (rows and columns are off by the column sums of P and Q), balanced or hard sort (both exact).
     power : 1 or 2
         Exponent of the sort kernel.
+    prior : (L,), optional
+        Weights of the slicers themselves, sum 1; uniform by default.
 
     Returns
     -------
@@ -165,7 +168,7 @@ def esp_attention(
     power = as_power(power)
     if sort == "hard":  # the limit tau = 0, where both soft sorts are the same
         sort, tau = "soft", 0.0
-    a, b, prior = (np.full(len(rows), 1 / len(rows)) for rows in (q, k, directions))
+    a, b, prior = np.full(len(q), 1 / len(q)), np.full(len(k), 1 / len(k)), as_prior(prior, len(directions))
     plan = mean_soft_plan(q, k, directions, tau, a, b, beta, 2, power, sort, prior).plan
     matrix = len(q) * plan
     return Attention(matrix @ v, matrix)

@@ -9,12 +9,14 @@ In code: sort, cumulate the weights, take differences.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 
-from ._checks import Array, as_choice, as_exponent, as_line_measures, as_values, as_weights
-from ._costs import as_representable, matching_cost, root_cost
+from ._checks import Array, as_choice, as_exponent, as_levels, as_line_measures, as_values, as_weights
+from ._costs import as_representable, matching_cost, powers, root_cost
 from ._quanta import Quanta, Whole, as_floats, ascending, balanced_total, carried, quantise, reconcile, taken
 from ._ties import Classes, Matching, Pieces, classes, sparse_plan
 
@@ -191,6 +193,120 @@ def line_cost(
     matching = match(u, v, quantise(a, b), "first")
     clouds = u[:, None], v[:, None], a, b
     return float(as_representable(matching_cost(matching, *clouds, p), root_cost(matching, *clouds)))
+
+
+class Potentials(NamedTuple):
+    """Dual potentials of a transport problem."""
+
+    source: Array  # (n,)
+    target: Array  # (m,)
+
+
+def line_potentials(
+    u: ArrayLike, v: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None, *, p: float = 2
+) -> Potentials:
+    r"""Dual potentials on the line: a certificate that the monotone plan is optimal.
+
+    $$f_i + g_j \le |u_i - v_j|^p \text{ for all } i, j, \qquad \sum_i a_i f_i + \sum_j b_j g_j = W_p^p .$$
+
+    The monotone plan walks from (1, 1) to (n, m) in sorted order, one source or one target point at a time. Let f or g
+    grow with the cost along that walk; the other inequalities follow because the cost is convex.
+
+    Parameters
+    ----------
+    u, v : (n,) and (m,)
+        Points of the source and of the target.
+    a, b : (n,) and (m,), optional
+        Weights, nonnegative, sum 1; uniform by default.
+    p : float
+        Exponent of the ground cost, >= 1.
+
+    Returns
+    -------
+    Potentials
+        source (n,), target (m,), in units of length^p.
+
+    Raises
+    ------
+    ValueError
+        For malformed input, or when a cost overflows.
+
+    See Also
+    --------
+    line_plan, line_cost
+
+    Examples
+    --------
+    >>> from espref import line_potentials
+    >>> f, g = line_potentials([0.0, 1.0], [3.0, 5.0])
+    >>> float(f.mean() + g.mean())  # the cost: 0 goes to 3 and 1 to 5
+    12.5
+
+    References
+    ----------
+    peyre2019computational
+    """
+    u, v, a, b = as_line_measures(u, v, a, b)
+    p, quanta = as_exponent(p), quantise(a, b)
+    rows, cols = u.argsort(kind="stable"), v.argsort(kind="stable")
+    weights = balanced_total(quanta.source[:, rows], quanta.total), balanced_total(quanta.target[:, cols], quanta.total)
+    i, j, _ = monotone_pieces(*weights)
+    with np.errstate(over="ignore", under="ignore"):
+        cost = powers((u[rows[i]] - v[cols[j]])[:, None], p)
+    if not np.isfinite(cost).all():
+        as_representable(np.inf, np.inf)
+    steps, down = np.diff(cost), np.diff(i) > 0
+    f, g = np.zeros(len(u)), np.zeros(len(v))
+    f[rows[i[1:][down]]] = np.cumsum(np.where(down, steps, 0.0))[down]
+    g[cols[j[1:][~down]]] = np.cumsum(np.where(down, 0.0, steps))[~down]
+    return Potentials(f + cost[0], g)
+
+
+def line_quantile(u: ArrayLike, t: ArrayLike, a: ArrayLike | None = None) -> Array:
+    r"""The quantile function of a weighted cloud on the line.
+
+    $$F^{-1}(t) = \min \Bigl\{ u_i : \sum_{u_k \le u_i} a_k \ge t \Bigr\} .$$
+
+    Parameters
+    ----------
+    u : (n,)
+        Points.
+    t : array of numbers in [0, 1]
+        Levels.
+    a : (n,), optional
+        Weights, nonnegative, sum 1; uniform by default.
+
+    Returns
+    -------
+    Array of the shape of ``t``; at t = 0 the least point that carries mass.
+
+    Raises
+    ------
+    ValueError
+        For malformed input, or levels outside [0, 1].
+
+    See Also
+    --------
+    line_cost : the integral of the difference of two quantile functions.
+
+    Examples
+    --------
+    >>> from espref import line_quantile
+    >>> line_quantile([3.0, 1.0, 2.0], [0.0, 0.5, 1.0])
+    array([1., 2., 3.])
+
+    References
+    ----------
+    peyre2019computational
+    """
+    u, levels = as_values(u, "u"), as_levels(t, "t")
+    a = as_weights(a, len(u), "a")
+    order = np.flatnonzero(a)[u[a > 0].argsort(kind="stable")]
+    ends = np.minimum(a[order].cumsum() / a.sum(), 1.0)
+    ends[-1] = 1.0
+    reached = levels * (1 - 4 * np.finfo(np.float64).eps)  # but for rounding
+    quantiles: Array = u[order][ends.searchsorted(reached)]
+    return quantiles
 
 
 # Behind the definition: classes of equal points, and rounding of the weights.

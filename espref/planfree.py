@@ -90,6 +90,7 @@ def planfree_attention(
     beta: float,
     directions: ArrayLike | None = None,
     sort: str = "soft",
+    prior: ArrayLike | None = None,
 ) -> Array:
     r"""The output of :func:`espref.esp_attention` with the Laplace kernel (power = 1), no n x m matrix being built.
 
@@ -108,6 +109,8 @@ def planfree_attention(
         Slicers; the axes by default.
     sort : "soft" | "balanced" | "hard"
         As in :func:`espref.esp_attention`.
+    prior : (L,), optional
+        Weights of the slicers themselves, sum 1; uniform by default.
 
     Returns
     -------
@@ -151,7 +154,7 @@ def planfree_attention(
 
     costs = np.array([_squared_cost(*soft_sorts(theta), ranks, q_rows, k_rows, shift) for theta in directions])
     output = np.zeros((v.shape[1], n))
-    for weight, theta in zip(gibbs_weights(costs, beta), directions, strict=True):
+    for weight, theta in zip(gibbs_weights(costs, beta, prior), directions, strict=True):
         if weight > 0:  # sorted again: nothing of size slices x points is kept
             source, target = soft_sorts(theta)
             for block in _blocks(v_rows):

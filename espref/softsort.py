@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._checks import Array, as_choice, as_power, as_tau, as_values
+from ._checks import Array, NumericalLimit, as_choice, as_count, as_flag, as_levels, as_power, as_tau, as_values
 
 #: Rounds of the balanced scaling, and the marginal error at which it stops.
 MAX_ROUNDS = 100
@@ -23,7 +23,9 @@ MARGINAL_ERROR = 1e-13
 SORTS = ("soft", "balanced")
 
 
-def soft_permutation(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft") -> Array:
+def soft_permutation(
+    s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", descending: bool = False
+) -> Array:
     r"""The soft permutation matrix P that sorts scores in ascending order.
 
     $$P_{ij} = \frac{K_{ij}}{\sum_k K_{ik}}, \qquad K_{ij} = \exp(-|s_{(i)} - s_j|^q / \tau) .$$
@@ -36,11 +38,14 @@ def soft_permutation(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "s
     s : (n,)
         Scores.
     tau : float
-        Temperature of the soft sort, >= 0, in units of score^power. 0 is the hard limit, averaged over ties.
+        Temperature of the soft sort, >= 0, in units of score^power. 0 is the hard limit, averaged over ties; infinity
+        gives 1/n everywhere.
     power : 1 or 2
         Exponent q of the kernel: 1 Laplace (SoftSort's default), 2 Gauss (the released ESPFormer's).
     sort : "soft" or "balanced"
         Normalise the rows only, or scale rows and columns.
+    descending : bool
+        The largest score first instead of the least.
 
     Returns
     -------
@@ -77,17 +82,26 @@ def soft_permutation(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "s
     ----------
     prillo2020softsort
     """
-    s, tau, power = as_values(s, "s"), as_tau(tau), as_power(power)
-    return weighted_soft_permutation(s, np.ones(len(s)), tau, power, as_choice(sort, "sort", SORTS))
+    s, tau, power = as_values(s, "s"), as_tau(tau, infinite=True), as_power(power)
+    matrix = weighted_soft_permutation(s, np.ones(len(s)), tau, power, as_choice(sort, "sort", SORTS))
+    return matrix[::-1].copy() if as_flag(descending, "descending") else matrix
 
 
-def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft") -> Array:
-    r"""Soft-sorted values, $P s$, ascending.
+def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", descending: bool = False) -> Array:
+    r"""Soft-sorted values, $P s$.
 
     Parameters
     ----------
-    s, tau, power, sort
-        As in :func:`soft_permutation`.
+    s : (n,)
+        Scores.
+    tau : float
+        Temperature of the soft sort, >= 0 or infinity, in units of score^power.
+    power : 1 or 2
+        Exponent of the kernel.
+    sort : "soft" or "balanced"
+        See :func:`soft_permutation`.
+    descending : bool
+        The largest score first instead of the least.
 
     Returns
     -------
@@ -110,20 +124,28 @@ def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft") -
     ----------
     prillo2020softsort
     """
-    matrix = soft_permutation(s, tau, power=power, sort=sort)
+    matrix = soft_permutation(s, tau, power=power, sort=sort, descending=descending)
     return matrix @ as_values(s, "s")
 
 
-def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft") -> Array:
-    r"""Soft ranks, from 1 for the least score to n: $r_j = \sum_i i\, P_{ij} / \sum_i P_{ij}$.
+def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", descending: bool = False) -> Array:
+    r"""Soft ranks, from 1 for the first score in order to n: $r_j = \sum_i i\, P_{ij} / \sum_i P_{ij}$.
 
     The mean rank under the column of each score. As tau -> 0 these are the ranks of :func:`scipy.stats.rankdata`, equal
     scores sharing their mean rank.
 
     Parameters
     ----------
-    s, tau, power, sort
-        As in :func:`soft_permutation`.
+    s : (n,)
+        Scores.
+    tau : float
+        Temperature of the soft sort, >= 0 or infinity, in units of score^power.
+    power : 1 or 2
+        Exponent of the kernel.
+    sort : "soft" or "balanced"
+        See :func:`soft_permutation`.
+    descending : bool
+        The largest score first instead of the least.
 
     Returns
     -------
@@ -146,9 +168,104 @@ def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft") -
     ----------
     prillo2020softsort
     """
-    matrix = soft_permutation(s, tau, power=power, sort=sort)
+    matrix = soft_permutation(s, tau, power=power, sort=sort, descending=descending)
     ranks: Array = np.arange(1, len(matrix) + 1) @ matrix / matrix.sum(axis=0)
     return ranks
+
+
+def soft_quantile(s: ArrayLike, t: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft") -> Array:
+    r"""Soft quantiles: the soft-sorted values at rank $1 + t (n - 1)$, linear in between.
+
+    As tau -> 0 these are the quantiles of :func:`numpy.quantile`; t = 1/2 is a soft median.
+
+    Parameters
+    ----------
+    s : (n,)
+        Scores.
+    t : array of numbers in [0, 1]
+        Levels.
+    tau : float
+        Temperature of the soft sort, >= 0 or infinity, in units of score^power.
+    power : 1 or 2
+        Exponent of the kernel.
+    sort : "soft" or "balanced"
+        See :func:`soft_permutation`.
+
+    Returns
+    -------
+    Array of the shape of ``t``.
+
+    Raises
+    ------
+    ValueError
+        For malformed input, or levels outside [0, 1].
+    RuntimeError
+        When the balanced scaling does not converge.
+
+    See Also
+    --------
+    soft_sort, espref.line_quantile
+
+    Examples
+    --------
+    >>> from espref import soft_quantile
+    >>> soft_quantile([3.0, 1.0, 2.0], [0.5], tau=0)
+    array([2.])
+
+    References
+    ----------
+    prillo2020softsort
+    """
+    levels, values = as_levels(t, "t"), soft_sort(s, tau, power=power, sort=sort)
+    return np.asarray(np.interp(levels * (len(values) - 1), np.arange(len(values)), values))
+
+
+def soft_top_k(s: ArrayLike, k: int, tau: float, *, power: int = 1, sort: str = "soft") -> Array:
+    r"""Soft membership among the k largest scores: $\sum_{i > n - k} P_{ij}$, of total k.
+
+    Parameters
+    ----------
+    s : (n,)
+        Scores.
+    k : int
+        How many, 1 to n.
+    tau : float
+        Temperature of the soft sort, >= 0 or infinity, in units of score^power.
+    power : 1 or 2
+        Exponent of the kernel.
+    sort : "soft" or "balanced"
+        Balanced, every membership is at most 1.
+
+    Returns
+    -------
+    (n,) array, nonnegative.
+
+    Raises
+    ------
+    ValueError
+        For malformed input.
+    RuntimeError
+        When the balanced scaling does not converge.
+
+    See Also
+    --------
+    soft_permutation
+
+    Examples
+    --------
+    >>> from espref import soft_top_k
+    >>> soft_top_k([3.0, 1.0, 2.0], 2, tau=0)
+    array([1., 0., 1.])
+
+    References
+    ----------
+    prillo2020softsort
+    """
+    matrix = soft_permutation(s, tau, power=power, sort=sort)
+    if as_count(k, "k") > len(matrix):
+        raise ValueError(f"k: expected at most the number of scores, {len(matrix)}, got {k}")
+    members: Array = matrix[len(matrix) - k :].sum(axis=0)
+    return members
 
 
 # Behind the definition: kernels without overflow, weights, and the balanced scaling.
@@ -200,7 +317,7 @@ def fixed_point(apply: Callable[[Array], Array], d: Array) -> Array:
         if error <= MARGINAL_ERROR or before <= error <= rounding:
             return d
         d = np.sqrt(d) / np.sqrt(image)  # the quotient could overflow
-    raise RuntimeError(
+    raise NumericalLimit(
         f"balanced soft sort: marginal error {error:.1e} after {MAX_ROUNDS} rounds, expected {MARGINAL_ERROR}"
     )
 

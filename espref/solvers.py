@@ -14,7 +14,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _costs
-from ._checks import Array, as_beta, as_count, as_directions, as_exponent, as_measures, as_pair, as_real
+from ._checks import (
+    Array,
+    NumericalLimit,
+    as_beta,
+    as_count,
+    as_directions,
+    as_exponent,
+    as_measures,
+    as_pair,
+    as_real,
+)
 from .expected import DenseSlicedPlan, gibbs_weights
 from .lift import marginal_defect, transport_cost
 
@@ -117,7 +127,7 @@ def exact_plan(
         largest = problem.max() or 1.0
         plan, log = ot.emd(a, b, problem / largest, numItermax=10_000_000, log=True)
         if log["warning"] is not None:
-            raise RuntimeError(f"exact_plan: {log['warning']}")
+            raise NumericalLimit(f"exact_plan: {log['warning']}")
         plan = _with_marginals(plan, a, b)
         potentials = largest * log["u"]
         target_potentials = (problem - potentials[:, None]).min(axis=0)
@@ -128,7 +138,7 @@ def exact_plan(
             return SolverPlan(plan, transport_cost(plan, x, y, p=p))
         problem = np.minimum(slack, CAP * gap / min(a[a > 0].min(), b[b > 0].min()))
     worth = float(np.vdot(cost, plan))
-    raise RuntimeError(f"exact_plan: not certified, up to {gap:.1g} above the optimum at a cost of {worth:.3g}")
+    raise NumericalLimit(f"exact_plan: not certified, up to {gap:.1g} above the optimum at a cost of {worth:.3g}")
 
 
 def _with_marginals(plan: Array, a: Array, b: Array) -> Array:
@@ -139,7 +149,7 @@ def _with_marginals(plan: Array, a: Array, b: Array) -> Array:
             plan = plan * np.divide(weights, sums, out=np.ones_like(sums), where=sums > 0)
     defect = marginal_defect(plan, a, b)
     if defect > LOST_MASS:
-        raise RuntimeError(
+        raise NumericalLimit(
             f"exact_plan: the solver loses the mass of light points, marginals off by {defect:.1g} of a weight; "
             "leave out the points of least weight"
         )
@@ -182,7 +192,7 @@ def sinkhorn_plan(
     mass = float(plan.sum())
     off = marginal_defect(plan, a, b) if np.isfinite(mass) else np.inf
     if not (abs(mass - 1) <= MASS_SLACK and off <= MASS_SLACK):
-        raise RuntimeError(
+        raise NumericalLimit(
             f"sinkhorn_plan: mass {mass:.3g}, marginals off by {off:.1g} after {n_iter} iterations; raise reg or n_iter"
         )
     return SolverPlan(plan, transport_cost(plan, x, y, p=p))

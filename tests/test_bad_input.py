@@ -53,9 +53,15 @@ SOUND = {
         "prior": None,
     },
     espref.circle_plan: {"x": X, "y": Y, "a": None, "b": None, "beta": 1.0, "p": 2},
-    espref.soft_permutation: {"s": [3.0, 1.0], **SOFT},
-    espref.soft_sort: {"s": [3.0, 1.0], **SOFT},
-    espref.soft_rank: {"s": [3.0, 1.0], **SOFT},
+    espref.soft_permutation: {"s": [3.0, 1.0], **SOFT, "descending": False},
+    espref.soft_sort: {"s": [3.0, 1.0], **SOFT, "descending": False},
+    espref.soft_rank: {"s": [3.0, 1.0], **SOFT, "descending": False},
+    espref.soft_quantile: {"s": [3.0, 1.0], "t": [0.5], **SOFT},
+    espref.soft_top_k: {"s": [3.0, 1.0], "k": 1, **SOFT},
+    espref.line_potentials: {"u": [1.0, 2.0, 3.0], "v": [0.0, 5.0], "a": None, "b": None, "p": 2},
+    espref.line_quantile: {"u": [1.0, 2.0, 3.0], "t": [0.5], "a": None},
+    espref.sliced_wasserstein: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "p": 2, "prior": None},
+    espref.max_sliced_wasserstein: {"x": X, "y": Y, "directions": THETA, "a": None, "b": None, "p": 2},
     espref.line_cost: {"u": [1.0, 2.0, 3.0], "v": [0.0, 5.0], "a": None, "b": None, "p": 2},
     espref.rank_plan: {"a": [0.5, 0.25, 0.25], "b": [0.5, 0.5]},
     espref.soft_line_plan: {"u": [1.0, 2.0, 3.0], "v": [0.0, 5.0], "a": None, "b": None, **SOFT},
@@ -72,8 +78,16 @@ SOUND = {
     },
     espref.softmax_attention: TOKENS,
     espref.sinkhorn_attention: {**TOKENS, "n_iter": 3},
-    espref.esp_attention: {**TOKENS, "tau": 0.5, "beta": 1.0, "directions": THETA, "sort": "soft", "power": 1},
-    espref.planfree_attention: {**TOKENS, "tau": 0.5, "beta": 1.0, "directions": THETA, "sort": "soft"},
+    espref.esp_attention: {
+        **TOKENS,
+        "tau": 0.5,
+        "beta": 1.0,
+        "directions": THETA,
+        "sort": "soft",
+        "power": 1,
+        "prior": None,
+    },
+    espref.planfree_attention: {**TOKENS, "tau": 0.5, "beta": 1.0, "directions": THETA, "sort": "soft", "prior": None},
     solvers.ground_cost: {"x": X, "y": Y, "p": 2},
     solvers.exact_plan: {"x": X, "y": Y, "a": None, "b": None, "p": 2},
     solvers.sinkhorn_plan: {"x": X, "y": Y, "reg": 1.0, "a": None, "b": None, "p": 2, "n_iter": 100},
@@ -156,6 +170,15 @@ SORT = numbers("one of soft, balanced", "hard", *BAD_SORTS)
 EXPONENT = numbers("a number >= 1", 0.5, 0, -2, -math.inf, *NEVER_NUMBERS)
 FINITE_EXPONENT = numbers("a number >= 1 and finite", 0.5, 0, -2, math.inf, *NEVER_NUMBERS)
 REG = numbers("a number > 0 and finite", 0, -1.0, math.inf, *NEVER_NUMBERS)
+UNBOUNDED_TAU = numbers("a number >= 0", -1, -5e-324, -math.inf, *NEVER_NUMBERS)
+FLAG = numbers("True or False", 0, 1, None, "yes", "", [True], np.array([True, False]))
+LEVELS = [
+    *NOT_NUMBERS,
+    ([], "expected at least one level, got shape (0,)"),
+    ([0.5, -0.1], "expected levels in [0, 1], got -0.1 to 0.5"),
+    (1.5, "expected levels in [0, 1], got 1.5 to 1.5"),
+    ([math.nan], "expected finite numbers, got nan at index (0)"),
+]
 COUNT = numbers("a whole number >= 1", 0, -1, 2.0, True, "3", None, math.nan, [2], np.array([1, 2]), np.True_)
 RNG = numbers("a whole number >= 0 or a NumPy source of random numbers", -1, 0.5, True, "0", [1], np.random.RandomState)
 TIES = numbers("one of split, first", "average", "", None, 1, ["split"], np.array(["split", "first"]))
@@ -198,6 +221,8 @@ BAD = {
     "tau": TAU,
     "power": POWER,
     "sort": SORT,
+    "descending": FLAG,
+    "t": LEVELS,
 }
 #: Where a name means something else: values of attention are points, weights in rank order say themselves how many.
 OTHER = {
@@ -209,8 +234,19 @@ OTHER = {
     **{
         (function, "p"): FINITE_EXPONENT
         for function in SOUND
-        if function in (espref.expected_soft_plan, solvers.ground_cost, solvers.exact_plan, solvers.sinkhorn_plan)
+        if function
+        in (
+            espref.expected_soft_plan,
+            espref.line_potentials,
+            espref.sliced_wasserstein,
+            espref.max_sliced_wasserstein,
+            solvers.ground_cost,
+            solvers.exact_plan,
+            solvers.sinkhorn_plan,
+        )
     },
+    **{(function, "tau"): UNBOUNDED_TAU for function in SOUND if function.__module__ == "espref.softsort"},
+    (espref.soft_top_k, "k"): [*COUNT, (3, "expected at most the number of scores, 2, got 3")],
     **{
         (function, "sort"): numbers("one of soft, balanced, hard", *BAD_SORTS)
         for function in (espref.esp_attention, espref.planfree_attention)

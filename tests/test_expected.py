@@ -17,10 +17,12 @@ from espref import (
     est_distance,
     expected_sliced_plan,
     gibbs_weights,
+    max_sliced_wasserstein,
     min_sliced_plan,
     sample_directions,
     slice_costs,
     sliced_plans,
+    sliced_wasserstein,
     transport_cost,
 )
 
@@ -308,3 +310,48 @@ def test_the_mean_is_the_default() -> None:
     x, y, directions = np.random.default_rng(0).normal(size=(3, 6, 2))
     plain = est_distance(x, y, directions)
     assert plain == est_distance(x, y, directions, beta=0.0) > est_distance(x, y, directions, beta=1.0)
+
+
+@given(problem=problems(scales=(1.0,)), p=st.sampled_from([1, 2, 3]))
+def test_sliced_wasserstein(problem: Problem, p: float) -> None:
+    """POT's sliced and max-sliced distances on the same unit directions; at most the EST distance on these slices."""
+    x, y, a, b, directions = problem
+    units = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    weights = {name: value for name, value in (("a", a), ("b", b)) if value is not None}
+    shared = {"projections": units.T, "p": p, **weights}
+    got = sliced_wasserstein(x, y, directions, a, b, p=p)
+    assert got == pytest.approx(ot.sliced_wasserstein_distance(x, y, **shared), rel=1e-9, abs=1e-9)
+    most = max_sliced_wasserstein(x, y, directions, a, b, p=p)
+    assert most == pytest.approx(ot.max_sliced_wasserstein_distance(x, y, **shared), rel=1e-9, abs=1e-9)
+    assert got <= est_distance(x, y, directions, a, b, p=p) * (1 + 1e-12) and got <= most * (1 + 1e-12)
+
+
+def test_a_common_shift_changes_no_choice() -> None:
+    """p = 2: moving one cloud far away leaves every Gibbs weight and the cheapest slice as they were."""
+    x, y = np.array([[0.0, 0.0], [1.0, 3.0]]), np.array([[0.0, 1.0], [1.0, 0.0]])
+    near = expected_sliced_plan(x, y, np.eye(2), beta=1)
+    for shift in (1e4, 1e9, 1.7e12):
+        far = expected_sliced_plan(x, y + [shift, 0], np.eye(2), beta=1)
+        np.testing.assert_allclose(far.weights, near.weights, rtol=1e-3 if shift > 1e9 else 1e-6)
+        assert min_sliced_plan(x, y + [shift, 0], np.eye(2)).weights.tolist() == [0, 1]
+
+
+def test_equally_cheap_slices_share() -> None:
+    """Costs that differ by rounding only are equal: three cyclic shifts on the axes weigh 1/3 each at beta = inf."""
+    for values in ((0.4, 0.7, 0.5), (0.7, 0.9, 0.4)):
+        x = np.array([np.roll(values, k) for k in range(3)])
+        y = np.array([np.roll(values[::-1], k) for k in range(3)])
+        weights = expected_sliced_plan(x, y, np.eye(3), beta=np.inf).weights
+        np.testing.assert_allclose(weights, 1 / 3, rtol=1e-12)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.7, np.inf])
+def test_distances_beyond_the_floats(beta: float) -> None:
+    """EST scales with the clouds although the costs |x - y|^p do not fit a float."""
+    rng = np.random.default_rng(3)
+    x, y, directions = rng.normal(size=(7, 2)), rng.normal(size=(7, 2)), rng.normal(size=(5, 2))
+    for p, scale in ((150, 2.0**-10), (150, 2.0**10), (2, 2.0**-600), (3, 2.0**400)):
+        if 0 < beta < np.inf:
+            continue  # beta is in units of 1 / length^p, which does not fit either
+        plain = est_distance(x, y, directions, p=p, beta=beta)
+        assert est_distance(scale * x, scale * y, directions, p=p, beta=beta) == pytest.approx(scale * plain, rel=1e-10)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from strategies import Problem, line_problems
 
-from espref import line_cost, line_plan
+from espref import line_cost, line_plan, line_potentials, line_quantile
 from espref._quanta import balanced_total, quantise, reconcile
 from espref._ties import MAX_ENTRIES
 from espref.line import monotone_pieces
@@ -256,3 +256,37 @@ def test_forms_of_input() -> None:
     assert u.tolist() == [3, 1, 2] and a.tolist() == [0.5, 0.25, 0.25] and v.tolist() == [0, 5]
     third = np.full(3, 1 / 3, dtype=np.float32)  # sums to 1 in its own precision only
     assert line_plan([1, 2, 3], [1, 2, 3], third, third).sum() == pytest.approx(1, abs=1e-15)
+
+
+@given(problem=line_problems(), p=st.sampled_from([1, 1.5, 2, 3]))
+def test_potentials_certify_the_plan(problem: Problem, p: float) -> None:
+    """f_i + g_j <= |u_i - v_j|^p everywhere, and a f + b g is the cost: no plan is cheaper."""
+    u, v = problem.x[:, 0], problem.y[:, 0]
+    a = np.full(len(u), 1 / len(u)) if problem.a is None else problem.a
+    b = np.full(len(v), 1 / len(v)) if problem.b is None else problem.b
+    f, g = line_potentials(u, v, a, b, p=p)
+    cost = np.abs(u[:, None] - v) ** p
+    assert (f[:, None] + g - cost).max() <= 1e-13 * max(cost.max(), 1e-300) * len(f)
+    assert a @ f + b @ g == pytest.approx(line_cost(u, v, a, b, p=p), rel=1e-9, abs=1e-12 * cost.max())
+
+
+@given(problem=line_problems(), levels=st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_quantile_function(problem: Problem, levels: list[float]) -> None:
+    """F^{-1}(t) is the least point at which the cumulative weight reaches t; NumPy's inverted CDF if uniform."""
+    u, a = problem.x[:, 0], problem.a
+    found = line_quantile(u, levels, a)
+    weights = np.full(len(u), 1 / len(u)) if a is None else a
+    for t, value in zip(levels, found, strict=True):
+        assert weights[u <= value].sum() >= t - 1e-12
+        assert weights[u < value].sum() <= max(t, 0) + 1e-12
+    if a is None:
+        np.testing.assert_array_equal(line_quantile(u, [0.3, 0.77]), np.quantile(u, [0.3, 0.77], method="inverted_cdf"))
+
+
+@given(problem=line_problems())
+def test_bottleneck(problem: Problem) -> None:
+    """p = inf is the largest distance of the plan, and the limit of the p-th roots."""
+    u, v = problem.x[:, 0], problem.y[:, 0]
+    plan = line_plan(u, v, problem.a, problem.b, ties="first")
+    largest = np.abs(u[plan.row] - v[plan.col]).max()
+    assert line_cost(u, v, problem.a, problem.b, p=np.inf) == largest

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import TAUS, scores, weights
 
-from espref import soft_permutation, softsort
+from espref import soft_permutation, soft_quantile, soft_rank, soft_sort, soft_top_k, softsort
 from espref.softsort import balance, fixed_point, sort_kernel, weighted_soft_permutation
 
 KINDS = pytest.mark.parametrize(("power", "sort"), [(1, "soft"), (2, "soft"), (1, "balanced"), (2, "balanced")])
@@ -237,3 +237,29 @@ def test_forms_of_input() -> None:
                 soft_permutation(s, np.float32(0.5), power=np.int8(power), sort=sort), expected
             )
     np.testing.assert_array_equal(wide, kept)
+
+
+@given(s=scores(12), tau=st.sampled_from([0.0, 0.1, 3.0, np.inf]))
+@KINDS
+def test_values_ranks_quantiles_members(power: int, sort: str, s: np.ndarray, tau: float) -> None:
+    """All are read off P: values P s, mean ranks by column, quantiles of the values, column sums of the last rows."""
+    settings = {"power": power, "sort": sort}
+    p, n = soft_permutation(s, tau, **settings), len(s)
+    np.testing.assert_allclose(soft_sort(s, tau, **settings), p @ s, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(soft_rank(s, tau, **settings), np.arange(1, n + 1) @ p / p.sum(axis=0), rtol=1e-12)
+    down = soft_permutation(s, tau, **settings, descending=True)
+    np.testing.assert_array_equal(down, p[::-1])
+    ranks = soft_rank(s, tau, **settings) + soft_rank(s, tau, **settings, descending=True)
+    np.testing.assert_allclose(ranks, n + 1, rtol=1e-12)
+    np.testing.assert_allclose(soft_quantile(s, [0, 1], tau, **settings), (p @ s)[[0, -1]], rtol=0, atol=1e-12)
+    for k in (1, n):
+        np.testing.assert_allclose(soft_top_k(s, k, tau, **settings), p[n - k :].sum(axis=0), rtol=1e-12)
+    if tau == np.inf:
+        np.testing.assert_allclose(p, 1 / n, rtol=1e-13)
+
+
+def test_hard_quantiles_are_numpys() -> None:
+    """tau = 0: numpy.quantile; the members of the top k are 1, all others 0."""
+    s, levels = np.random.default_rng(1).normal(size=31), [0.0, 0.1, 0.5, 0.77, 1.0]
+    np.testing.assert_allclose(soft_quantile(s, levels, 0), np.quantile(s, levels), rtol=1e-13)
+    np.testing.assert_array_equal(np.flatnonzero(soft_top_k(s, 5, 0)), np.sort(s.argsort()[-5:]))

@@ -34,7 +34,7 @@ table { border-collapse: collapse; width: 100%; margin: .5rem 0 2rem; }
 th, td { text-align: left; padding: .5rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .holds, .refuted { color: var(--good); } .fails, .error { color: var(--bad); font-weight: bold; }
-.skipped, small, details { color: var(--soft); } details { font-size: .9em; } code { font-size: .95em; }
+.skipped, .measurable, small, details { color: var(--soft); } details { font-size: .9em; } code { font-size: .95em; }
 figure { margin: 1rem 0 2rem; } img { max-width: 100%; } .wide { overflow-x: auto; } pre { white-space: pre-wrap; }
 """
 

@@ -23,7 +23,14 @@ from .._environment import environment
 from ..benchmarks import Row
 from ..claims import Claim, Outcome, Problem
 
-COLOURS = {"holds": "green", "refuted": "cyan", "fails": "bold red", "error": "bold red", "skipped": "yellow"}
+COLOURS = {
+    "holds": "green",
+    "refuted": "cyan",
+    "fails": "bold red",
+    "error": "bold red",
+    "not measurable": "yellow",
+    "skipped": "yellow",
+}
 SIGNS = {"at most": "≤", "at least": "≥"}
 
 
@@ -87,10 +94,12 @@ def first_phrase(text: str) -> str:
 
 
 def summary(outcomes: Sequence[Outcome], seconds: float) -> str:
-    """One line: how many claims hold, are refuted, failed, were skipped."""
+    """One line: how many claims hold, are refuted, failed, could not be measured, were skipped."""
     count = {verdict: sum(outcome.verdict == verdict for outcome in outcomes) for verdict in COLOURS}
     failed = count["fails"] + count["error"]
     parts = [f"{count['holds']} hold", f"{count['refuted']} are refuted as stated", f"{failed} failed"]
+    if count["not measurable"]:
+        parts.append(f"{count['not measurable']} not measurable here")
     if count["skipped"]:
         parts.append(f"{count['skipped']} skipped")
     return f"{len(outcomes)} claim{'s' * (len(outcomes) != 1)}: {', '.join(parts)}, in {seconds:.0f} s"

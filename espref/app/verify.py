@@ -17,14 +17,10 @@ import numpy as np
 
 from .. import claims
 from .._checks import as_count
-from .._output import FileError, atomic, check_writable
+from .._output import atomic, check_writable
 from ..claims.problems import fits
-from ..lift import slice_costs
 from ..train import claims as _training  # noqa: F401  enters the claims about training into the ledger
 from .files import add_weight_options, read_clouds
-
-#: Each of the user's clouds must have at least this share of the extent of both; a smaller one loses too many digits.
-SMALLEST_EXTENT = 1e-4
 
 
 class Selection(NamedTuple):
@@ -106,7 +102,7 @@ def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argp
     """Claims about any pair of clouds, on the user's clouds; without companions, which need clouds of their own."""
     x, y, a, b = read_clouds(options)
     problems = [
-        _standardised(claims.user_problem(x, y, a, b, max_points=options.max_points, seed=seed), options)
+        _standardised(claims.user_problem(x, y, a, b, max_points=options.max_points, seed=seed))
         for seed in range(seeds)
     ]
     scopes = [scope for scope in ("pair", "square", "plane") if fits(problems[0], scope)]
@@ -116,24 +112,20 @@ def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argp
     return Selection(applicable, problems, seeds, "your clouds were moved and scaled together to extent 1")
 
 
-def _standardised(problem: claims.Problem, options: argparse.Namespace) -> claims.Problem:
-    """Both clouds moved and scaled together into a box of extent 1, so that rounding does not depend on their units.
+def _standardised(problem: claims.Problem) -> claims.Problem:
+    """Both clouds moved and scaled together to an extent between 1/2 and 1, so that nothing depends on their units.
 
-    Residuals are relative to the spread of the clouds and to the cost between them, neither of which may vanish.
+    Without rounding, which could tie points that differ: a coordinate is moved only where the result is exact, which it
+    is when the least and the greatest value have one sign and differ by a factor of at most 2 (Sterbenz). All others
+    are at most twice their range already. The scale is a power of two.
     """
     both = np.vstack([problem.x, problem.y])
-    size = np.abs(both).max() or 1.0
-    low, high = (both / size).min(axis=0), (both / size).max(axis=0)
-    extent = (high - low).max() or 1.0
-    x, y = ((points / size - (low + high) / 2) / extent for points in (problem.x, problem.y))
-    for path, points in ((options.source, x[problem.a > 0]), (options.target, y[problem.b > 0])):
-        spread = np.ptp(points, axis=0).max()
-        if spread < SMALLEST_EXTENT:
-            raise FileError(
-                f"{path}: expected points with weight that differ by over {SMALLEST_EXTENT:g} of both extents"
-            )
-    if slice_costs(x, y, problem.directions(), problem.a, problem.b).min() == 0:
-        raise FileError(f"{options.target}: expected another cloud than {options.source}; the two coincide")
+    scale = -int(np.frexp(np.abs(both).max())[1])  # first of all, since the extent of huge clouds could overflow
+    low, high = np.ldexp(both.min(axis=0), scale), np.ldexp(both.max(axis=0), scale)
+    exact = (low > 0) & (high <= 2 * low) | (high < 0) & (low >= 2 * high)
+    shift = np.where(exact, (low + high) / 2, 0.0)
+    size = -int(np.frexp((high - low).max())[1])
+    x, y = (np.ldexp(np.ldexp(points, scale) - shift, size) for points in (problem.x, problem.y))
     return replace(problem, x=x, y=y)
 
 

@@ -7,7 +7,16 @@ import numpy as np
 from .. import directions as dirs
 from .. import expected, lift, solvers
 from .ledger import claim
-from .problems import Problem, uniform
+from .problems import (
+    EPS,
+    NotMeasurable,
+    Problem,
+    inverse_temperature,
+    on_grid,
+    order_is_certain,
+    positive,
+    uniform,
+)
 
 
 def _plan(problem: Problem, beta: float = 0.0, p: float = 2) -> expected.SlicedPlan:
@@ -17,11 +26,6 @@ def _plan(problem: Problem, beta: float = 0.0, p: float = 2) -> expected.SlicedP
 
 def _costs(problem: Problem) -> np.ndarray:
     return lift.slice_costs(problem.x, problem.y, problem.directions(), problem.a, problem.b)
-
-
-def _inverse_spread(costs: np.ndarray) -> float:
-    """An inverse temperature at which the weights are neither equal nor concentrated on one slice."""
-    return 1.0 / float(max(costs.std(), 1e-3 * costs.max()))
 
 
 @claim(
@@ -37,7 +41,7 @@ def _inverse_spread(costs: np.ndarray) -> float:
 )
 def marginals(problem: Problem) -> float:
     """A convex combination of plans is a plan."""
-    beta, worst = _inverse_spread(_costs(problem)), 0.0
+    beta, worst = inverse_temperature(_costs(problem)), 0.0
     smallest = expected.min_sliced_plan(problem.x, problem.y, problem.directions(), problem.a, problem.b)
     for plan, *_ in (_plan(problem), _plan(problem, beta), _plan(problem, np.inf), smallest):
         worst = max(
@@ -64,7 +68,7 @@ def cost_is_mean(problem: Problem) -> float:
         distance = expected.est_distance(
             problem.x, problem.y, problem.directions(), problem.a, problem.b, beta=0.5, p=p
         )
-        direct = lift.transport_cost(plan, problem.x, problem.y, p=p)
+        direct = positive(lift.transport_cost(plan, problem.x, problem.y, p=p), "the cost of the plan")
         worst = max(worst, *(abs(other - direct) / direct for other in (cost, float(weights @ costs), distance**p)))
     return worst
 
@@ -93,10 +97,10 @@ def chain_of_costs(problem: Problem) -> float:
             float(np.mean(projected)),
             solvers.exact_plan(x, y, a, b, p=p).cost,
             expected.min_sliced_plan(x, y, problem.directions(), a, b, p=p).cost,
-            _plan(problem, _inverse_spread(_plan(problem, p=p).costs), p).cost,
+            _plan(problem, inverse_temperature(_plan(problem, p=p).costs), p).cost,
             _plan(problem, 0.0, p).cost,
         ]
-        worst = max(worst, float(-min(np.diff(chain)) / chain[-1]))
+        worst = max(worst, float(-min(np.diff(chain)) / positive(chain[-1], "the cost of every slice")))
     return max(worst, 0.0)
 
 
@@ -112,8 +116,10 @@ def chain_of_costs(problem: Problem) -> float:
 )
 def decreases_in_beta(problem: Problem) -> float:
     r"""$\partial w_l / \partial\beta = -w_l (c_l - \sum_k w_k c_k)$. Multiply by $c_l$ and sum over $l$."""
-    costs = problem.rng(4).gamma(2.0, size=12) if np.ptp(_costs(problem)) < 1e-9 else _costs(problem)
-    beta = _inverse_spread(costs)
+    costs = _costs(problem)
+    if np.ptp(costs) <= 1e-9 * costs.max():  # all equal but for rounding: any others
+        costs = problem.rng(4).gamma(2.0, size=12)
+    beta = inverse_temperature(costs)
     step = 1e-4 * beta
 
     def mean(at: float) -> float:
@@ -151,21 +157,29 @@ def beta_zero(problem: Problem) -> float:
     r"for every $\beta > 0$. At $\beta = \infty$ the expected plan is the mean of the plans of the cheapest "
     r"slices; if there is only one such slice, it is the min-sliced plan.",
     measured=r"largest violation of the bounds over four values of $\beta$, relative to the cost of the "
-    r"min-sliced plan, or largest difference of an entry at $\beta = \infty$",
+    r"min-sliced plan, or largest difference of an entry at $\beta = \infty$; slices whose costs differ by "
+    r"rounding may count as equally cheap",
 )
 def beta_infinity(problem: Problem) -> float:
     r"""Gibbs weights minimise $\langle w, c \rangle + \frac{1}{\beta} \mathrm{KL}(w \,|\, 1/L)$; compare them
     with weight 1 on the cheapest slice, whose divergence is $\log L$."""
     directions = problem.directions()
     smallest = expected.min_sliced_plan(problem.x, problem.y, directions, problem.a, problem.b)
+    positive(smallest.cost, "the cost of the cheapest slice")
     worst = abs(smallest.cost - smallest.costs.min()) / smallest.cost
-    for beta in np.array([0.1, 1, 10, 1000]) * _inverse_spread(smallest.costs):
+    for beta in np.array([0.1, 1, 10, 1000]) * inverse_temperature(smallest.costs):
         gap = _plan(problem, beta).cost - smallest.cost
         worst = max(worst, (gap - np.log(len(directions)) / beta) / smallest.cost, -gap / smallest.cost)
-    cheapest = smallest.costs == smallest.costs.min()
+    coldest = _plan(problem, np.inf)
+    cheapest = coldest.weights > 0
+    worst = max(worst, float(np.ptp(smallest.costs[cheapest])) / smallest.cost)
+    left_out = problem.a @ problem.x, problem.b @ problem.y  # in costs between centred clouds a common shift is no part
+    centred = lift.slice_costs(problem.x - left_out[0], problem.y - left_out[1], directions, problem.a, problem.b)
+    if ((centred <= centred.min() * (1 + 4 * EPS)) & ~cheapest).any():
+        return 1.0
     mean = sum(plan.toarray() for plan in lift.sliced_plans(
         problem.x, problem.y, directions[cheapest], problem.a, problem.b)) / cheapest.sum()  # fmt: skip
-    limit = abs(_plan(problem, np.inf).plan.toarray() - mean).max()
+    limit = abs(coldest.plan.toarray() - mean).max()
     only = abs(smallest.plan.toarray() - mean).max() if cheapest.sum() == 1 else 0.0
     return float(max(worst, limit, only))
 
@@ -208,12 +222,13 @@ def gibbs_optimal(rng: np.random.Generator) -> float:
 def prior_is_multiplicity(problem: Problem) -> float:
     """Equal directions have equal costs, and their Gibbs weights add up."""
     directions, counts = problem.directions(4), np.array([3, 1, 2, 2])
-    beta = _inverse_spread(_costs(problem))
+    beta = inverse_temperature(_costs(problem))
     args = (problem.a, problem.b)
     repeated = np.repeat(directions, counts, axis=0)
     many = expected.expected_sliced_plan(problem.x, problem.y, repeated, *args, beta=beta)
     few = expected.expected_sliced_plan(problem.x, problem.y, directions, *args, beta=beta, prior=counts / 8)
-    return float(max(abs(many.plan - few.plan).max(), abs(many.cost - few.cost) / few.cost))
+    cost = positive(few.cost, "the cost of the plan")
+    return float(max(abs(many.plan - few.plan).max(), abs(many.cost - few.cost) / cost))
 
 
 @claim(
@@ -229,10 +244,11 @@ def prior_is_multiplicity(problem: Problem) -> float:
 def symmetry(problem: Problem) -> float:
     r"""Exchanging the two sides transposes the monotone plan of each slice. (Gibbs weights magnify the rounding errors
     of the costs by $\beta c$, a few hundred in high dimension.)"""
-    directions, beta = problem.directions(), _inverse_spread(_costs(problem))
+    directions, beta = problem.directions(), inverse_temperature(_costs(problem))
     there = _plan(problem, beta)
     back = expected.expected_sliced_plan(problem.y, problem.x, directions, problem.b, problem.a, beta=beta)
-    return float(max(abs(there.plan.T - back.plan).max(), abs(there.cost - back.cost) / there.cost))
+    cost = positive(there.cost, "the cost of the plan")
+    return float(max(abs(there.plan.T - back.plan).max(), abs(there.cost - back.cost) / cost))
 
 
 @claim(
@@ -270,12 +286,17 @@ def triangle(rng: np.random.Generator) -> float:
     tolerance=1e-14,
     source="liu2025est",
     statement=r"If no direction ties two distinct points of $\mu$, then $\mathrm{EST}_\beta(\mu, \mu) = 0$.",
-    measured=r"this distance at $\beta = 1$, relative to the extent of $\mu$",
+    measured=r"this distance at $\beta = 1$, relative to the extent of $\mu$, over directions in which rounding "
+    r"ties no points either",
 )
 def zero_on_diagonal(problem: Problem) -> float:
     """Then every slice plan matches each point with itself."""
-    spread = np.ptp(problem.x, axis=0).max()
-    distance = expected.est_distance(problem.x, problem.x, problem.directions(), problem.a, problem.a, beta=1.0)
+    spread = positive(np.ptp(problem.x, axis=0).max(), "the extent of the source")
+    directions = problem.directions()
+    certain = order_is_certain(problem.x, directions)
+    if not certain.any():
+        raise NotMeasurable("in every direction rounding may tie distinct points")
+    distance = expected.est_distance(problem.x, problem.x, directions[certain], problem.a, problem.a, beta=1.0)
     return float(distance / spread)
 
 
@@ -353,15 +374,25 @@ def metric_again() -> float:
     tolerance=1e-9,
     source="",
     statement=r"For $p = 2$, translating one cloud leaves every Gibbs weight unchanged, at every $\beta$.",
-    measured=r"largest change of a weight",
+    measured=r"largest change of a weight, on coordinates rounded so that the shift is exact, over directions in "
+    r"which rounding cannot change the order of the points",
 )
 def translation(problem: Problem) -> float:
     r"""All slice costs change by the same constant, $|t|^2 + 2 \langle t, \bar x - \bar y \rangle$, which
     normalising the weights cancels."""
-    shift = np.ptp(problem.x) * problem.rng(5).normal(size=problem.dim)
-    directions, beta = problem.directions(), _inverse_spread(_costs(problem))
-    moved = lift.slice_costs(problem.x + shift, problem.y, directions, problem.a, problem.b)
-    return float(abs(expected.gibbs_weights(moved, beta) - expected.gibbs_weights(_costs(problem), beta)).max())
+    x, y = on_grid(problem, 44)
+    size = np.frexp(np.ptp(x, axis=0).max())[1]
+    shift = np.ldexp(np.rint(64 * problem.rng(5).normal(size=problem.dim)), size - 6)
+    directions = problem.directions()
+    certain = (
+        order_is_certain(x, directions) & order_is_certain(x + shift, directions) & order_is_certain(y, directions)
+    )
+    if not certain.any():
+        raise NotMeasurable("in every direction the order of the points is decided by rounding")
+    directions, weights = directions[certain], (problem.a, problem.b)
+    beta = inverse_temperature(lift.slice_costs(x, y, directions, *weights))
+    stay, moved = (expected.expected_sliced_plan(c, y, directions, *weights, beta=beta).weights for c in (x, x + shift))
+    return float(abs(stay - moved).max())
 
 
 @translation.without("$p = 2$: the same with $p = 1$", at_least=1e-3, on="seed")
@@ -389,10 +420,10 @@ def scaling(problem: Problem) -> float:
     directions, worst = problem.directions(), 0.0
     for p, s in ((1, 4.0), (2, 0.25), (3, 8.0)):
         args = (directions, problem.a, problem.b)
-        beta = _inverse_spread(_plan(problem, p=p).costs)
+        beta = inverse_temperature(_plan(problem, p=p).costs)
         scaled = expected.est_distance(s * problem.x, s * problem.y, *args, beta=beta / s**p, p=p)
         unscaled = expected.est_distance(problem.x, problem.y, *args, beta=beta, p=p)
-        worst = max(worst, abs(scaled / (s * unscaled) - 1))
+        worst = max(worst, abs(scaled / (s * positive(unscaled, "the distance")) - 1))
     return worst
 
 
@@ -455,12 +486,12 @@ def birkhoff(problem: Problem) -> float:
 )
 def barycentric_map(problem: Problem) -> float:
     """The column sums of the plan are b; the variance is bounded by Jensen's inequality."""
-    plan = _plan(problem, _inverse_spread(_costs(problem))).plan
+    plan = _plan(problem, inverse_temperature(_costs(problem))).plan
     a, y = problem.a, problem.y - problem.b @ problem.y
     y -= problem.b @ y  # far from the origin the first mean is rounded
     images = (plan @ y) / np.where(a > 0, a, 1)[:, None]
     spread = float(problem.b @ (y**2).sum(axis=1))
-    mean = np.abs(a @ images).max() / np.sqrt(spread)
+    mean = np.abs(a @ images).max() / np.sqrt(positive(spread, "the variance of the target"))
     return float(max(mean, (a @ (images**2).sum(axis=1) - spread) / spread))
 
 

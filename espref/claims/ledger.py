@@ -9,6 +9,10 @@ one number. There are four kinds:
   tolerance;
 * a *measurement* is a number that experiments give and no proof does; it may be bounded from either side.
 
+On the user's clouds, whose points may differ by less than rounding can tell, or whose costs no float may hold, a claim
+can also be *not measurable*: its check raises :class:`NotMeasurable` with the reason, or meets a documented limit of
+the package. On the package's own problems that is an error, since every claim must be measured there.
+
 The statement is mathematics and nothing else; ``measured`` says what the number is. The docstring of the check is the
 proof, or says where it can be found.
 
@@ -34,12 +38,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from .problems import Problem, fits
+from .._checks import Limit
+from .problems import NotMeasurable, Problem, fits
 
 Kind = Literal["theorem", "property", "refutation", "measurement"]
 Scope = Literal["fixed", "seed", "pair", "square", "plane"]
 Sense = Literal["at most", "at least"]
-Verdict = Literal["holds", "refuted", "fails", "error", "skipped"]
+Verdict = Literal["holds", "refuted", "fails", "error", "skipped", "not measurable"]
 
 #: Modules that a claim may need beyond NumPy and SciPy, and the extra that installs each.
 EXTRAS = {
@@ -156,13 +161,13 @@ class Outcome(NamedTuple):
     @property
     def good(self) -> bool:
         """True unless the claim failed."""
-        return self.verdict in ("holds", "refuted", "skipped")
+        return self.verdict in ("holds", "refuted", "skipped", "not measurable")
 
 
 def _residuals(
-    check: Callable[..., float], on: Scope, problems: Sequence[Problem], seeds: int
+    check: Callable[..., float], on: Scope, problems: Sequence[Problem], seeds: int, obstacles: list[str]
 ) -> Iterator[tuple[str, float]]:
-    """(name, residual) of each seed or problem the check is run on."""
+    """(name, residual) of each seed or problem the check is run on; why others could not be measured: ``obstacles``."""
     if on == "fixed":
         yield "fixed", float(check())
     elif on == "seed":
@@ -171,7 +176,14 @@ def _residuals(
     else:
         for problem in problems:
             if fits(problem, on):
-                yield problem.name, float(check(problem))
+                try:
+                    residual = float(check(problem))
+                except (NotMeasurable, Limit) as obstacle:
+                    if problem.origin != "user":
+                        raise
+                    obstacles.append(str(obstacle))
+                else:
+                    yield problem.name, residual
 
 
 @contextmanager
@@ -206,9 +218,11 @@ def _run_claim(entry: Claim, problems: Sequence[Problem], seeds: int) -> Outcome
 
     if (remedy := entry.missing()) is not None:
         return outcome("skipped", math.nan, (), 0, "", remedy)
-    at_most = entry.sense == "at most"
+    at_most, obstacles = entry.sense == "at most", list[str]()
     try:
-        residuals = list(_residuals(entry.check, entry.on, problems, seeds))
+        residuals = list(_residuals(entry.check, entry.on, problems, seeds, obstacles))
+        if not residuals and obstacles:
+            return outcome("not measurable", math.nan, (), 0, "", obstacles[0])
         if not residuals:
             return outcome("skipped", math.nan, (), 0, "", "the claim applies to none of the given problems")
         # a NaN is the worst of all, whatever the sense
@@ -219,7 +233,7 @@ def _run_claim(entry: Claim, problems: Sequence[Problem], seeds: int) -> Outcome
     within = residual <= entry.tolerance if at_most else residual >= entry.tolerance
     unneeded = [c.dropped for c, value in zip(entry.companions, violations, strict=True) if not value >= c.at_least]
     verdict: Verdict = "refuted" if entry.kind == "refutation" else "holds"
-    note = ""
+    note = f"not measurable on {len(obstacles)} more: {obstacles[0]}" if obstacles else ""
     if not within:
         verdict, note = "fails", f"worst on {worst}"
     elif unneeded:
@@ -229,7 +243,7 @@ def _run_claim(entry: Claim, problems: Sequence[Problem], seeds: int) -> Outcome
 
 def _smallest_violation(companion: Companion, problems: Sequence[Problem], seeds: int) -> float:
     """The least that a companion's check returns; infinite where it applies to nothing."""
-    violations = _residuals(companion.check, companion.on, problems, seeds)
+    violations = _residuals(companion.check, companion.on, problems, seeds, [])
     return min((violation for _, violation in violations), default=math.inf)
 
 

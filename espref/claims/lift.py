@@ -8,7 +8,7 @@ from scipy.sparse import coo_array
 from .. import lift, line, solvers
 from .ledger import claim
 from .line import EXPONENTS
-from .problems import Problem
+from .problems import Problem, positive
 
 
 def _plans(problem: Problem, n_directions: int = 6, ties: str = "split") -> list[coo_array]:
@@ -60,6 +60,7 @@ def costs_need_no_plan(problem: Problem) -> float:
             costs = lift.slice_costs(problem.x, problem.y, directions, problem.a, problem.b, p=p, ties=ties)
             ground = np.linalg.norm(problem.x[:, None] - problem.y, axis=-1) ** p
             direct = np.array([(plan.toarray() * ground).sum() for plan in plans])
+            positive(direct.min(), "the cost of a slice")
             worst = max(worst, float((abs(costs - direct) / direct).max()))
     return worst
 
@@ -84,7 +85,7 @@ def cost_is_linear(problem: Problem) -> float:
     parts = problem.a @ (x**2).sum(1) + problem.b @ (y**2).sum(1)
     expanded = parts - 2 * np.sum(x * (plan @ y))
     sparse, dense = (lift.transport_cost(g, problem.x, problem.y) for g in (plan, plan.toarray()))
-    return float(max(abs(sparse - expanded), abs(sparse - dense)) / parts)
+    return float(max(abs(sparse - expanded), abs(sparse - dense)) / positive(parts, "the extent of both clouds"))
 
 
 @claim(
@@ -104,7 +105,7 @@ def above_wasserstein(problem: Problem) -> float:
     for p in (1, 2):
         best = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b, p=p).cost
         costs = lift.slice_costs(problem.x, problem.y, problem.directions(), problem.a, problem.b, p=p)
-        worst = max(worst, float((best - costs).max()) / best)
+        worst = max(worst, float((best - costs).max()) / positive(best, "the optimal cost"))
     return worst
 
 
@@ -125,7 +126,7 @@ def projected_cost(problem: Problem) -> float:
         costs = lift.slice_costs(problem.x, problem.y, directions, problem.a, problem.b, p=p)
         for direction, plan, cost in zip(directions, _plans(problem), costs, strict=True):
             projected = lift.transport_cost(plan, problem.x @ direction[:, None], problem.y @ direction[:, None], p=p)
-            worst = max(worst, (projected - cost) / cost)
+            worst = max(worst, (projected - cost) / positive(cost, "the cost of a slice"))
     return float(max(worst, 0))
 
 

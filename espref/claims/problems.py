@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._checks import Array
 from ..directions import sample_directions
+
+#: Unit of rounding.
+EPS = float(np.finfo(np.float64).eps)
+
+
+class NotMeasurable(Exception):
+    """Raised by a check that cannot measure its claim on the given clouds, with the reason."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,34 @@ class Problem:
 def fits(problem: Problem, scope: str) -> bool:
     """Whether a claim of this scope ("pair", "square", "plane") applies to the problem."""
     return {"pair": True, "square": problem.square, "plane": problem.dim == 2}[scope]
+
+
+def positive(scale: float, name: str) -> float:
+    """The scale that a residual is relative to; a residual relative to zero has no meaning."""
+    if not scale > 0:
+        raise NotMeasurable(f"{name} is 0")
+    return float(scale)
+
+
+def inverse_temperature(costs: Array) -> float:
+    """An inverse temperature at which the Gibbs weights are neither equal nor concentrated on one slice."""
+    return 1.0 / positive(max(costs.std(), 1e-3 * costs.max()), "the cost of every slice")
+
+
+def on_grid(problem: Problem, bits: int) -> tuple[Array, Array]:
+    """Both clouds rounded to multiples of 2^-bits of the largest coordinate, so that there is room for exact sums."""
+    size = int(np.frexp(max(np.abs(problem.x).max(), np.abs(problem.y).max()))[1]) - bits
+    x, y = (np.ldexp(np.rint(np.ldexp(points, -size)), size) for points in (problem.x, problem.y))
+    return x, y
+
+
+def order_is_certain(points: Array, directions: Array) -> NDArray[np.bool_]:
+    """Whether rounding can neither tie nor exchange projections of distinct points, for each unit direction, (L,)."""
+    distinct = np.unique(points, axis=0)
+    gaps = np.diff(np.sort(distinct @ directions.T, axis=0), axis=0)
+    dim = points.shape[1]
+    slack = (dim + 2) * EPS * np.abs(points).max() * np.abs(directions).sum(axis=1) if dim > 1 else 0.0
+    return np.asarray((gaps > slack).all(axis=0))
 
 
 def uniform(n: int) -> Array:

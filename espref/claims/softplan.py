@@ -10,7 +10,7 @@ from .. import softsort as ss
 from .._checks import Array
 from .ledger import claim
 from .line import scores
-from .problems import Problem
+from .problems import Problem, positive
 
 KINDS = tuple((power, sort) for power in (1, 2) for sort in ("soft", "balanced"))
 
@@ -170,6 +170,7 @@ def cost_identity(problem: Problem) -> float:
         p, q = (ss.soft_permutation(s, 0.1, power=power, sort=sort) for s in (u, v))
         squares = p.sum(axis=0) @ (x**2).sum(axis=1) + q.sum(axis=0) @ (y**2).sum(axis=1)
         short = squares - 2 * np.sum((p @ x) * (q @ y))
+        positive(squares, "the extent of both clouds")
         worst = max(worst, abs(short / len(x) - lift.transport_cost(plan, x, y)) * len(x) / squares)
     return float(worst)
 
@@ -215,7 +216,8 @@ def two_clouds(problem: Problem) -> float:
 def expected_hard_limit(problem: Problem) -> float:
     """By `softplan.hard-limit` the slices have equal plans, so they have equal costs and equal Gibbs weights."""
     axes = np.eye(problem.dim)[:4]
-    beta = 1.0 / lift.slice_costs(problem.x, problem.y, axes, problem.a, problem.b).mean()
+    costs = lift.slice_costs(problem.x, problem.y, axes, problem.a, problem.b)
+    beta = 1.0 / positive(costs.mean(), "the cost of every slice")
     exact = expected.expected_sliced_plan(problem.x, problem.y, axes, problem.a, problem.b, beta=beta)
     soft = sp.expected_soft_plan(problem.x, problem.y, axes, 0.0, problem.a, problem.b, beta=beta)
     return float(max(abs(exact.plan.toarray() - soft.plan).max(), abs(exact.cost / soft.cost - 1)))
@@ -234,7 +236,7 @@ def expected_hard_limit(problem: Problem) -> float:
 )
 def balanced_above_wasserstein(problem: Problem) -> float:
     """$W_2^2$ is the least cost of all plans."""
-    best = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b).cost
+    best = positive(solvers.exact_plan(problem.x, problem.y, problem.a, problem.b).cost, "the optimal cost")
     scale = float(np.var(problem.x)) ** 0.5
     costs = []
     for tau in (1e-3, 0.1, 10.0):
