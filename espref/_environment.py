@@ -11,7 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def environment(inputs: Iterable[str | Path] = ()) -> Environment:
         "espref": __version__,
         "commit": name,
         "dirty": dirty,
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "command": command(),
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
