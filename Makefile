@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: verify test test-pythons lint packages resolve lock hooks docs docs-test bench trust fuzz mutants clean help
+.PHONY: verify test test-blas test-pythons lint packages resolve lock hooks docs docs-test bench trust fuzz mutants clean help
 
 help:
 	@echo "make verify      measure every claim of the ledger, on synthetic and real data"
 	@echo "make test        run the tests"
+	@echo "make test-blas   the numerical tests again, on other kernels of BLAS and NumPy"
 	@echo "make lint        style, formatting and types"
 	@echo "make packages    wheel and sdist, built, installed and tried in new environments"
 	@echo "make docs        the site in docs/_build/html: every tutorial and every claim is run"
@@ -19,7 +20,7 @@ help:
 	@echo "make bench       the benchmarks, as ratios in one run"
 	@echo "make clean       remove what the other targets made"
 	@echo "These write the records of docs/trust.md, and take from ten minutes to some hours:"
-	@echo "make trust       oracles, narrow floats, long and large, oldest and newest versions (gigabytes)"
+	@echo "make trust       slow tests, oracles, narrow floats, long and large, oldest and newest versions (gigabytes)"
 	@echo "make fuzz        hostile input to every public function, 100 000 calls and more"
 	@echo "make mutants     the code changed in thousands of ways, each to be noticed by a test"
 
@@ -28,6 +29,9 @@ verify: .venv/.verify
 
 test: .venv/.test
 	$(BIN)/python -m pytest
+
+test-blas: .venv/.test
+	$(BIN)/python tests/second_blas.py
 
 lint: .venv/.test
 	$(BIN)/ruff check
@@ -64,6 +68,7 @@ bench: .venv/.test
 	$(BIN)/espref bench
 
 trust: .venv/.test
+	$(BIN)/python -m pytest -m trust
 	$(BIN)/python tests/oracle_errors.py
 	$(BIN)/espref bench numerics --json docs/records/numerics-cpu.json
 	$(BIN)/espref bench large --json docs/records/large-cpu.json

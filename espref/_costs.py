@@ -52,12 +52,15 @@ def in_range(cost: Array | float) -> NDArray[np.bool_]:
     return np.isfinite(cost) & (np.asarray(cost) >= _SMALLEST)
 
 
-def as_representable(cost: float, largest: float) -> float:
-    """A cost that neither overflowed nor underflowed; ``largest`` is the largest distance that carries mass."""
+def as_representable(cost: float, largest: float, names: str = "x, y") -> float:
+    """A cost that neither overflowed nor underflowed; ``largest`` is the largest distance that carries mass.
+
+    ``names`` are those of the arguments that hold the points.
+    """
     if largest > 0 and not in_range(cost):
         what = "underflow" if cost < 1 else "overflow"
         wanted = "is not too small for a float" if cost < 1 else "is finite"
-        raise InputLimit(f"x, y: expected points whose cost |x - y|^p {wanted}, got an {what}; rescale the points")
+        raise InputLimit(f"{names}: expected points whose cost |x - y|^p {wanted}, got an {what}; rescale the points")
     return cost
 
 

@@ -6,21 +6,18 @@ $\bar G = \sum_l w_l G_{\theta_l}$: the plain mean at $\beta = 0$, the cheapest 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse import coo_array, csr_array
-from scipy.special import logsumexp
+from scipy.sparse import coo_array
 
 from ._checks import Array, as_beta, as_exponent, as_prior, as_values
 from ._costs import COST_ROUNDING, in_range, log_cost, matching_cost, root_cost
-from ._threads import in_threads
-from ._ties import Matching, refuse_large, sparse_plan
-from .lift import as_clouds, over_slices, slice_cost
-from .line import line_cost
+from ._slices import average, comparable_costs, distance_from_logs, matched, projected_costs
+from ._ties import sparse_plan
+from .lift import as_clouds, over_slices
 
 
 class SlicedPlan(NamedTuple):
@@ -144,9 +141,9 @@ def expected_sliced_plan(
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, ties)
     p, beta, prior = as_exponent(p, infinite=True), as_beta(beta), as_prior(prior, len(directions))
-    matchings, costs = _matched(x, y, directions, a, b, p, ties)
-    weights = gibbs_weights(_comparable(matchings, costs, x, y, a, b, p) if beta > 0 else costs, beta, prior)
-    return SlicedPlan(_average(matchings, weights, a, b), float(weights @ costs), weights, costs)
+    matchings, costs = matched(x, y, directions, a, b, p, ties)
+    weights = gibbs_weights(comparable_costs(matchings, costs, x, y, a, b, p) if beta > 0 else costs, beta, prior)
+    return SlicedPlan(average(matchings, weights, a, b), float(weights @ costs), weights, costs)
 
 
 def min_sliced_plan(
@@ -197,9 +194,9 @@ def min_sliced_plan(
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, ties)
     p = as_exponent(p, infinite=True)
-    matchings, costs = _matched(x, y, directions, a, b, p, ties)
+    matchings, costs = matched(x, y, directions, a, b, p, ties)
     weights = np.zeros(len(costs))
-    cheapest = int(gibbs_weights(_comparable(matchings, costs, x, y, a, b, p), np.inf).argmax())
+    cheapest = int(gibbs_weights(comparable_costs(matchings, costs, x, y, a, b, p), np.inf).argmax())
     weights[cheapest] = 1.0
     return SlicedPlan(sparse_plan(matchings[cheapest], a, b), float(costs[cheapest]), weights, costs)
 
@@ -264,10 +261,10 @@ def est_distance(
         return float(gibbs_weights(costs, beta, prior) @ costs)
     out = ~in_range(costs)
     if not any(root_cost(matching, x, y, a, b) > 0 for matching in compress(matchings, out)):
-        comparable = _comparable(matchings, costs, x, y, a, b, p) if beta > 0 else costs
+        comparable = comparable_costs(matchings, costs, x, y, a, b, p) if beta > 0 else costs
         return float((gibbs_weights(comparable, beta, prior) @ costs) ** (1 / p))
     logs = np.array([log_cost(matching, x, y, a, b, p) for matching in matchings])
-    return _distance_from_logs(logs, beta, p, prior)
+    return distance_from_logs(logs, beta, p, prior)
 
 
 def sliced_wasserstein(
@@ -320,7 +317,7 @@ def sliced_wasserstein(
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, "first")
     p, prior = as_exponent(p), as_prior(prior, len(directions))
-    return float((prior @ _projected_costs(x, y, directions, a, b, p)) ** (1 / p))
+    return float((prior @ projected_costs(x, y, directions, a, b, p)) ** (1 / p))
 
 
 def max_sliced_wasserstein(
@@ -366,73 +363,4 @@ def max_sliced_wasserstein(
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, "first")
     p = as_exponent(p)
-    return float(_projected_costs(x, y, directions, a, b, p).max() ** (1 / p))
-
-
-# Behind the definition: what decides between slices, and equal entries of many sparse plans added up.
-
-
-def _matched(
-    x: Array, y: Array, directions: Array, a: Array, b: Array, p: float, ties: str
-) -> tuple[Sequence[Matching], Array]:
-    """The matching and the cost of every slice."""
-
-    def work(matching: Matching) -> tuple[Matching, float]:
-        return matching, slice_cost(matching, x, y, a, b, p)
-
-    matchings, costs = zip(*over_slices(work, x, y, directions, a, b, ties), strict=True)
-    return matchings, np.array(costs)
-
-
-def _projected_costs(x: Array, y: Array, directions: Array, a: Array, b: Array, p: float) -> Array:
-    """W_p^p between the projections on every direction, (L,)."""
-    units = directions / np.abs(directions).max(axis=1, keepdims=True)
-    units /= np.linalg.norm(units, axis=1, keepdims=True)
-    return np.array([line_cost(x @ theta, y @ theta, a, b, p=p) for theta in units])
-
-
-def _comparable(matchings: Sequence[Matching], costs: Array, x: Array, y: Array, a: Array, b: Array, p: float) -> Array:
-    """Slice costs up to a constant, with digits that a common shift of the clouds does not drown.
-
-    For p = 2 all slices contain the same squared distance between the means. Where that is most of them, each cloud is
-    centred at its own mean.
-    """
-    if p != 2:
-        return costs
-    x_mean, y_mean = a @ x, b @ y
-    if np.square(x_mean - y_mean).sum() <= 0.5 * costs.min():
-        return costs
-    x, y = x - x_mean, y - y_mean
-    return np.array([matching_cost(matching, x, y, a, b, p) for matching in matchings])
-
-
-def _distance_from_logs(logs: Array, beta: float, p: float, prior: Array) -> float:
-    """(sum_l w_l c_l)^(1/p) from the logarithms of costs that floats cannot hold."""
-    possible = prior > 0
-    least = logs[possible].min()
-    with np.errstate(all="ignore"):
-        excess = np.where(logs > least, np.exp(least) * np.expm1(logs - least), 0.0)
-        excess[np.isnan(excess)] = np.exp(logs[np.isnan(excess)])
-        if beta == np.inf:
-            excess = np.where(logs <= least + COST_ROUNDING * max(1.0, abs(least)), 0.0, np.inf)
-        damping = np.where(excess > 0, beta * excess, 0.0) if beta > 0 else np.zeros_like(logs)
-        weights = np.where(possible, prior * np.exp(-damping), 0.0)
-        return float(np.exp(logsumexp(logs, b=weights / weights.sum()) / p))
-
-
-def _average(matchings: Sequence[Matching], weights: Array, a: Array, b: Array) -> coo_array:
-    """sum_l w_l G_l, equal entries added up: two halves of the slices, and then their sum."""
-    used = [(matching, w) for matching, w in zip(matchings, weights, strict=True) if w > 0]
-    refuse_large(matching for matching, _ in used)
-    middle = (len(used) + 1) // 2
-    halves = [half for half in (used[:middle], used[middle:]) if half]
-    total = sum(in_threads(lambda half: _weighted_sum(half, a, b), halves, len(a) + len(b)))
-    total.eliminate_zeros()
-    return total.tocoo()
-
-
-def _weighted_sum(used: Sequence[tuple[Matching, float]], a: Array, b: Array) -> csr_array:
-    plans = [(sparse_plan(matching, a, b), w) for matching, w in used]
-    rows, cols = (np.concatenate([getattr(plan, axis) for plan, _ in plans]) for axis in ("row", "col"))
-    mass = np.concatenate([w * plan.data for plan, w in plans])
-    return csr_array((mass, (rows, cols)), shape=(len(a), len(b)))  # which adds up equal entries
+    return float(projected_costs(x, y, directions, a, b, p).max() ** (1 / p))

@@ -192,7 +192,7 @@ def line_cost(
     p = as_exponent(p, infinite=True)
     matching = match(u, v, quantise(a, b), "first")
     clouds = u[:, None], v[:, None], a, b
-    return float(as_representable(matching_cost(matching, *clouds, p), root_cost(matching, *clouds)))
+    return float(as_representable(matching_cost(matching, *clouds, p), root_cost(matching, *clouds), "u, v"))
 
 
 class Potentials(NamedTuple):

@@ -4,6 +4,9 @@ import os
 
 from hypothesis import settings
 
+# Problems this small gain nothing from threads in BLAS and PyTorch, and lose much where cores are shared. Set before
+# NumPy is loaded; the processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")  # POT would load torch, which takes seconds
 
 settings.register_profile("espref", derandomize=True, deadline=None, max_examples=40)

@@ -1,17 +1,21 @@
 """Mutation testing: ``make mutants`` runs mutmut, reads what survives beside ``tests/mutants.toml``, writes the record.
 
-A survivor is equivalent when no input can tell it from the original, or none that the function is for; the file says so
-one by one, with the reason. Whatever else survives is a hole in the tests and is printed. Bodies of claims are mutated
-too: their decorators are moved below them first, because mutmut passes over what is decorated.
+A survivor is equivalent when no input can tell it from the original, or none that the function is for. The file lists
+these with the reason, by function and by what changed in its syntax tree, as :func:`change` writes it: neither comments
+nor line breaks nor the rest of the statement matter. Whatever else survives is a hole in the tests and is printed.
+Bodies of claims are mutated too: their decorators are moved below them first, because mutmut passes over what is
+decorated.
 
     python tests/mutants.py chapters    # the NumPy chapters, every mutant
     python tests/mutants.py claims 600  # the ledger, a random sample
     python tests/mutants.py nn          # espref/nn/functional.py
+    python tests/mutants.py espref/_ties.py  # one module, without a record
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import json
 import os
 import random
@@ -22,13 +26,18 @@ import sys
 import tempfile
 import tomllib
 from collections import Counter
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import records
 
+from espref.chapters import NUMPY_CHAPTERS
+
 ROOT = Path(__file__).parent.parent
-EXACT = "line directions lift expected circle softsort softplan attention planfree solvers".split()  # noqa: SIM905
+#: Modules behind the definitions, which the tests of the chapters exercise.
+MACHINERY = sorted(path.stem for path in (ROOT / "espref").glob("_[a-z]*.py") if not path.stem.startswith("__"))
+MACHINERY = [name for name in MACHINERY if name not in ("_environment", "_labels", "_output", "_version")]
 MUTMUT = [str(Path(sys.executable).parent / "mutmut")]
 
 
@@ -41,12 +50,16 @@ class Suite(NamedTuple):
 
 SUITES = {
     "chapters": Suite(
-        [f"espref/{name}.py" for name in EXACT],
-        [*(f"tests/test_{name}.py" for name in EXACT), "tests/test_bad_input.py", "tests/test_oracle_errors.py"],
+        [f"espref/{name}.py" for name in (*NUMPY_CHAPTERS, *MACHINERY)],
+        [
+            *(f"tests/test_{name}.py" for name in NUMPY_CHAPTERS),
+            "tests/test_bad_input.py",
+            "tests/test_oracle_errors.py",
+        ],
     ),
     "claims": Suite(
-        [f"espref/claims/{name}.py" for name in EXACT if name != "planfree"],
-        ["tests/test_every_claim.py", "tests/test_claims.py::test_claim_stands"],
+        [f"espref/claims/{name}.py" for name in NUMPY_CHAPTERS if name != "planfree"],
+        ["tests/test_every_claim.py", "tests/test_sensitivity.py", "tests/test_claims.py::test_claim_stands"],
     ),
     "nn": Suite(["espref/nn/functional.py"], ["tests/nn/test_functional.py", "tests/nn/test_nn_attention.py"]),
 }
@@ -115,28 +128,108 @@ def exit_codes(folder: Path) -> dict[str, int | None]:
     return found
 
 
-def change(folder: Path, mutant: str) -> tuple[str, str]:
-    """The lines that a mutant replaces, and those it has for them."""
-    diff = subprocess.run([*MUTMUT, "show", mutant], cwd=folder, capture_output=True, text=True, check=True).stdout
-    sides = {sign: [] for sign in "-+"}
-    for line in diff.splitlines():
-        if line[:1] in sides and line[:3] not in ("---", "+++"):
-            sides[line[0]].append(line[1:].strip())
-    return "\n".join(sides["-"]), "\n".join(sides["+"])
+def difference(was: ast.AST, now: ast.AST) -> tuple[ast.AST, ast.AST]:
+    """The smallest expressions or statements of two trees that hold all their differences, and where they meet."""
+    for field in was._fields:
+        one, two = getattr(was, field, None), getattr(now, field, None)
+        if type(was) is not type(now) or same(one, two):
+            continue
+        others = [name for name in was._fields if name != field]
+        if not all(same(getattr(was, name, None), getattr(now, name, None)) for name in others):
+            break
+        if isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
+            unequal = [pair for pair in zip(one, two, strict=True) if not same(*pair)]
+            one, two = unequal[0] if len(unequal) == 1 else (None, None)
+        if isinstance(one, ast.AST) and type(one) is type(two) and not is_leaf(one):
+            return difference(one, two)
+    return was, now
 
 
-def reason(known: list[dict], mutant: str, was: str, now: str) -> str | None:
-    """Why a survivor is equivalent; None when nobody has said so."""
-    function = re.sub(r"__mutmut_\d+$", "", mutant).replace(".x_", ".")
+def same(one: Any, two: Any) -> bool:
+    """Whether two fields of trees are equal."""
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and all(same(*pair) for pair in zip(one, two, strict=True))
+    if isinstance(one, ast.AST) and isinstance(two, ast.AST):
+        return ast.dump(one) == ast.dump(two)
+    return type(one) is type(two) and one == two
+
+
+def is_leaf(node: ast.AST | None) -> bool:
+    return isinstance(node, ast.Name | ast.Constant) or (isinstance(node, ast.Attribute) and is_leaf(node.value))
+
+
+class _Short(ast.NodeTransformer):
+    """Expressions that are not names or constants become ``...``, but for the one on top."""
+
+    def __init__(self, top: ast.AST) -> None:
+        self.top = top
+
+    def visit(self, node: ast.AST) -> Any:
+        if node is self.top or not isinstance(node, ast.expr):
+            return self.generic_visit(node)
+        if isinstance(self.top, ast.Call) and node is self.top.func:
+            return ast.Name(ast.unparse(node).rpartition(".")[2])
+        return node if is_leaf(node) else ast.Constant(...)
+
+
+def short(node: ast.AST) -> str:
+    """A statement or an expression without what is inside its parts: ``max(1, ...)``."""
+    node = copy.deepcopy(node)
+    if isinstance(node, ast.FunctionDef | ast.For | ast.While | ast.If | ast.With):
+        node.body = []
+    return ast.unparse(ast.fix_missing_locations(_Short(node).visit(node))).strip()
+
+
+def change(was: ast.AST, now: ast.AST) -> str:
+    """What a mutant changed, as ``max(1, ...) -> max(2, ...)``; in full where that shows no difference."""
+    pair = difference(was, now)
+    shown = [short(node) for node in pair]
+    return " -> ".join(shown if shown[0] != shown[1] else [ast.unparse(node) for node in pair])
+
+
+def body(function: ast.FunctionDef) -> ast.Module:
+    """The statements of a function and its defaults, without its name."""
+    return ast.Module(
+        [*function.body, ast.Expr(ast.Tuple([*function.args.defaults, *filter(None, function.args.kw_defaults)]))], []
+    )
+
+
+def function_of(mutant: str) -> str:
+    """``espref.line.x_match__mutmut_3`` is ``espref.line.match``; methods are ``espref.line.Class.method``."""
+    name = re.sub(r"__mutmut_\d+$", "", mutant).replace(".x_", ".")
+    return re.sub(r"\.xǁ(\w+)ǁ", r".\1.", name)
+
+
+def changes(folder: Path, mutants: list[str]) -> dict[str, str]:
+    """Mutant -> what it changed, from the files that mutmut wrote."""
+    result: dict[str, str] = {}
+    for path in (folder / "mutants" / "espref").rglob("*.py"):
+        prefix = ".".join(path.relative_to(folder / "mutants").with_suffix("").parts) + "."
+        inside = [mutant for mutant in mutants if mutant.startswith(prefix) and "." not in mutant[len(prefix) :]]
+        if inside:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            functions = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+            for mutant in inside:
+                name = mutant[len(prefix) :]
+                original = functions[re.sub(r"\d+$", "orig", name)]
+                result[mutant] = change(body(original), body(functions[name]))
+    return result
+
+
+def reason(known: list[dict[str, Any]], mutant: str, changed: str) -> str | None:
+    """Why a survivor is equivalent; None when nobody has said so. Functions and changes may hold wildcards."""
     for entry in known:
-        if entry["function"] == function and entry["was"] == was and now in entry["now"]:
+        if fnmatchcase(function_of(mutant), entry["function"]) and any(
+            changed == pattern or ("*" in pattern and fnmatchcase(changed, pattern.replace("[", "[[]")))
+            for pattern in entry["changes"]
+        ):
             return entry["reason"]
     return None
 
 
-def run(name: str, sample: int | None) -> dict[str, Any]:
+def run(name: str, sample: int | None = None, module: str | None = None) -> dict[str, Any]:
     """Mutate, test, and count. ESPREF_MUTANTS names a folder to go on in, where an earlier run was stopped."""
-    suite = SUITES[name]
+    suite = SUITES[name]._replace(modules=[module]) if module else SUITES[name]
     folder = Path(os.environ.get("ESPREF_MUTANTS") or tempfile.mkdtemp(prefix="mutants-"))
     if not (folder / "mutants").exists():
         folder.mkdir(exist_ok=True)
@@ -157,16 +250,14 @@ def tally(name: str, folder: Path) -> dict[str, Any]:
     every = len(exit_codes(folder))
     codes = {mutant: code for mutant, code in exit_codes(folder).items() if code is not None}
     counts: Counter[str] = Counter()
-    for mutant, code in sorted(codes.items()):
-        if code not in SURVIVED | UNTESTED:
-            counts["killed"] += 1
-            continue
-        was, now = change(folder, mutant)
-        if reason(known, mutant, was, now):
+    alive = sorted(mutant for mutant, code in codes.items() if code in SURVIVED | UNTESTED)
+    counts["killed"] = len(codes) - len(alive)
+    for mutant, changed in changes(folder, alive).items():
+        if reason(known, mutant, changed):
             counts["equivalent"] += 1
         else:
             counts["survived"] += 1
-            print(f"{mutant}{' (no test runs it)' if code in UNTESTED else ''}\n- {was}\n+ {now}\n")
+            print(f"{mutant}{' (no test runs it)' if codes[mutant] in UNTESTED else ''}\n  {changed}\n")
     rate = counts["killed"] / (counts["killed"] + counts["survived"])
     detail = ", ".join(f"{counts[word]} {word}" for word in ("killed", "equivalent", "survived"))
     mutated = f"{len(codes)} mutants" if len(codes) == every else f"{len(codes)} of {every} mutants"
@@ -176,4 +267,9 @@ def tally(name: str, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    records.write("mutants", [run(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None)])
+    what = sys.argv[1]
+    if what in SUITES:
+        records.write("mutants", [run(what, int(sys.argv[2]) if len(sys.argv) > 2 else None)])
+    else:
+        (which,) = [name for name, suite in SUITES.items() if what in suite.modules]
+        run(which, module=what)

@@ -27,10 +27,10 @@ def test_unit_rows(method: str) -> None:
     n, dim = SIZES[method]
     rows = sample_directions(n, dim, method=method, rng=1)
     assert rows.shape == (n, dim) and rows.dtype == np.float64
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=0, atol=4e-15)  # 16 roundings
     weights = direction_weights(n, dim, method=method)
     assert weights.shape == (n,) and weights.min() > 0
-    assert weights.sum() == pytest.approx(1, abs=1e-15)
+    assert weights.sum() == pytest.approx(1, abs=4e-15)
 
 
 @pytest.mark.parametrize("method", SEEDED)
@@ -138,7 +138,7 @@ def test_lebedev_weights_flow_through_prior() -> None:
     result = expected_sliced_plan(x, y, directions, prior=prior)
     np.testing.assert_allclose(result.weights, prior, rtol=1e-15)
     by_hand = sum(w * expected_sliced_plan(x, y, [t]).plan.toarray() for w, t in zip(prior, directions, strict=True))
-    np.testing.assert_allclose(result.plan.toarray(), by_hand, rtol=0, atol=1e-16)
+    np.testing.assert_allclose(result.plan.toarray(), by_hand, rtol=0, atol=1e-15)
     assert np.abs(result.plan.toarray() - expected_sliced_plan(x, y, directions).plan.toarray()).max() > 1e-3
 
 

@@ -61,7 +61,7 @@ def test_gibbs_is_always_a_probability(costs: list[float], beta: float, zeros: i
     prior = open_slices / open_slices.sum()
     weights = gibbs_weights(costs, beta, prior)
     assert (weights >= 0).all() and not weights[~open_slices].any()
-    assert weights.sum() == pytest.approx(1, abs=1e-15)
+    assert weights.sum() == pytest.approx(1, abs=4e-15)  # 16 roundings
     order = np.argsort(costs)
     assert (np.diff(weights[order][open_slices[order]]) <= 0).all()
 
@@ -118,8 +118,8 @@ def test_expected_plan(p: float, ties: str, problem: Problem, beta: float) -> No
     assert result.plan.data.min() > 0
     assert len(set(zip(result.plan.row.tolist(), result.plan.col.tolist(), strict=True))) == result.plan.nnz
     n, m = len(x), len(y)
-    np.testing.assert_allclose(result.plan.sum(axis=1), np.full(n, 1 / n) if a is None else a, rtol=0, atol=1e-15)
-    np.testing.assert_allclose(result.plan.sum(axis=0), np.full(m, 1 / m) if b is None else b, rtol=0, atol=1e-15)
+    np.testing.assert_allclose(result.plan.sum(axis=1), np.full(n, 1 / n) if a is None else a, rtol=0, atol=4e-15)
+    np.testing.assert_allclose(result.plan.sum(axis=0), np.full(m, 1 / m) if b is None else b, rtol=0, atol=4e-15)
 
 
 @pytest.mark.parametrize("light", [0.0, 1e-300, 0.4 * 2.0**-62])

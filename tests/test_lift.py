@@ -77,7 +77,7 @@ def test_known_slice() -> None:
     x, y = [[0, 0], [2, 1], [1, 5]], [[10, 0], [30, 0], [20, 0]]
     (plan,) = sliced_plans(x, y, [[1, 0]])
     np.testing.assert_array_equal(plan.toarray() * 3, [[1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    np.testing.assert_allclose(slice_costs(x, y, [[1, 0]]), [(100 + 28**2 + 1 + 19**2 + 25) / 3], rtol=1e-15)
+    np.testing.assert_allclose(slice_costs(x, y, [[1, 0]]), [(100 + 28**2 + 1 + 19**2 + 25) / 3], rtol=4e-15)
 
 
 @pytest.mark.parametrize(("a", "b"), [([0, 1], None), ([1, 0], [0.5, 0.5]), ([1e-300, 1], None), ([1e-19, 1], None)])
@@ -86,8 +86,8 @@ def test_costs_with_points_without_weight(a: list[float], b: list[float] | None)
     x, y = np.array([[0.0], [1.0]]), np.array([[3.0], [5.0]])
     only = x[int(np.argmax(a))]
     expected = ((only - y) ** 2).sum() / 2
-    np.testing.assert_allclose(slice_costs(x, y, [[1.0]], a, b), [expected], rtol=1e-15)
-    np.testing.assert_allclose(slice_costs(y, x, [[1.0]], b, a), [expected], rtol=1e-15)
+    np.testing.assert_allclose(slice_costs(x, y, [[1.0]], a, b), [expected], rtol=4e-15)
+    np.testing.assert_allclose(slice_costs(y, x, [[1.0]], b, a), [expected], rtol=4e-15)
 
 
 def test_no_plan_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,8 +261,8 @@ def test_marginals(problem: Problem) -> None:
     b = np.full(m, 1 / m) if problem.b is None else problem.b
     for theta, plan in zip(problem.directions, sliced_plans(*problem[:2], problem.directions, a, b), strict=True):
         dense = plan.toarray()
-        np.testing.assert_allclose(dense.sum(axis=1), a, rtol=0, atol=1e-15)
-        np.testing.assert_allclose(dense.sum(axis=0), b, rtol=0, atol=1e-15)
+        np.testing.assert_allclose(dense.sum(axis=1), a, rtol=0, atol=4e-15)  # 16 roundings
+        np.testing.assert_allclose(dense.sum(axis=0), b, rtol=0, atol=4e-15)
         if len(set(project(problem.x, theta[None])[0])) == n and len(set(project(problem.y, theta[None])[0])) == m:
             assert plan.nnz <= n + m - 1
 

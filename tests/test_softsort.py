@@ -7,6 +7,7 @@ import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import rankdata
 from strategies import TAUS, scores, weights
 
 from espref import soft_permutation, soft_quantile, soft_rank, soft_sort, soft_top_k, softsort
@@ -50,7 +51,7 @@ def test_small_entries_are_right_too(power: int, sort: str, s: np.ndarray, expon
     expected = oracles.floats(oracles.soft_permutation(s, tau, power, sort))
     seen = expected > 1e-250
     got = soft_permutation(s, tau, power=power, sort=sort)
-    np.testing.assert_allclose(got[seen], expected[seen], rtol=1e-12)
+    np.testing.assert_allclose(got[seen], expected[seen], rtol=1e-11)
     assert (got[~seen] < 1e-249).all()
 
 
@@ -237,6 +238,48 @@ def test_forms_of_input() -> None:
                 soft_permutation(s, np.float32(0.5), power=np.int8(power), sort=sort), expected
             )
     np.testing.assert_array_equal(wide, kept)
+
+
+SPREAD = st.lists(st.integers(-4, 4).map(lambda k: k / 2), min_size=1, max_size=12).map(np.array)
+
+
+@KINDS
+@given(s=SPREAD)
+def test_values_and_ranks_in_the_hard_limit(power: int, sort: str, s: np.ndarray) -> None:
+    """At tau = 0 the sorted values and SciPy's ranks, equal scores sharing their mean rank; the same at a small tau."""
+    for tau in (0.0, 1e-3):
+        np.testing.assert_allclose(soft_sort(s, tau, power=power, sort=sort), np.sort(s), rtol=0, atol=1e-12)
+        ranks = soft_rank(s, tau, power=power, sort=sort)
+        np.testing.assert_allclose(ranks, rankdata(s, method="average"), rtol=0, atol=1e-11)
+
+
+@KINDS
+@given(s=SPREAD, tau=st.sampled_from([0.0, 0.05, 0.5, 3.0, 100.0]))
+def test_values_and_ranks_by_definition(power: int, sort: str, s: np.ndarray, tau: float) -> None:
+    """P s, ascending and within the scores; r_j = sum_i i P_ij / sum_i P_ij, within [1, n] and in the order of s.
+
+    Balanced, the mean of the values is that of the scores, and the mean of the ranks is (n + 1) / 2.
+    """
+    n, matrix = len(s), soft_permutation(s, tau, power=power, sort=sort)
+    values, ranks = soft_sort(s, tau, power=power, sort=sort), soft_rank(s, tau, power=power, sort=sort)
+    assert values.shape == ranks.shape == (n,)
+    for i in range(n):
+        assert values[i] == pytest.approx(sum(matrix[i, j] * s[j] for j in range(n)), rel=0, abs=1e-13)
+        rank = sum((k + 1) * matrix[k, i] for k in range(n)) / matrix[:, i].sum()
+        assert ranks[i] == pytest.approx(rank, rel=1e-13)
+    assert s.min() - 1e-12 <= values.min() and values.max() <= s.max() + 1e-12
+    assert ranks.min() >= 1 - 1e-12 and ranks.max() <= n + 1e-11
+    assert (np.diff(values) >= -1e-12).all() and (np.diff(ranks[np.argsort(s)]) >= -1e-11).all()
+    if sort == "balanced":
+        assert values.mean() == pytest.approx(s.mean(), abs=1e-11)
+        assert ranks.mean() == pytest.approx((n + 1) / 2, rel=1e-11)
+
+
+def test_ranks_of_spread_scores() -> None:
+    """SoftSort does not keep the mean of skewed scores, nor of their ranks: the balanced sort does."""
+    s = np.array([0.0, 0.1, 0.2, 5.0])
+    assert abs(soft_sort(s, 1.0).mean() - s.mean()) > 0.01
+    assert soft_sort(s, 1.0, sort="balanced").mean() == pytest.approx(s.mean(), abs=1e-12)
 
 
 @given(s=scores(12), tau=st.sampled_from([0.0, 0.1, 3.0, np.inf]))

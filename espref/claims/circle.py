@@ -88,7 +88,7 @@ def _plan_inside_an_arc(problem: Problem, direction: Array) -> csr_array:
         rank = np.zeros(len(points))
         rank[heavy] = _ranks(points[heavy], direction)
         ranks.append(rank)
-    return line.line_plan(*ranks, problem.a, problem.b).tocsr()
+    return line.line_plan(ranks[0], ranks[1], problem.a, problem.b).tocsr()
 
 
 def _ranks(points: Array, direction: Array) -> Array:

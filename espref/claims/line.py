@@ -113,7 +113,9 @@ def area(problem: Problem) -> float:
     u, v = scores(problem)
     cost = lift.transport_cost(line.line_plan(u, v, problem.a, problem.b), u[:, None], v[:, None], p=1)
     expected = float(stats.wasserstein_distance(u, v, problem.a, problem.b))
-    independent = positive(problem.a @ np.abs(u[:, None] - v) @ problem.b, "the cost of the independent coupling")
+    independent = positive(
+        float(problem.a @ np.abs(u[:, None] - v) @ problem.b), "the cost of the independent coupling"
+    )
     return abs(cost - expected) / independent
 
 
@@ -320,8 +322,9 @@ def merging(rng: np.random.Generator) -> float:
     on="pair",
     tolerance=1e-12,
     source="peyre2019computational",
-    statement=r"Let f and g grow with the cost along the walk of the monotone plan, one source or one target point at a "
-    r"time. Then $f_i + g_j \le |u_i - v_j|^p$ for all $i, j$, and $\sum_i a_i f_i + \sum_j b_j g_j = W_p^p$ ($p \ge 1$).",
+    statement=r"Let $p \ge 1$, and let f and g grow with the cost along the walk of the monotone plan, one source or "
+    r"one target point at a time. Then $f_i + g_j \le |u_i - v_j|^p$ for all $i, j$, and $\sum_i a_i f_i + \sum_j b_j "
+    r"g_j = W_p^p$.",
     measured=r"largest violation of the inequality, and deviation of the dual value from the cost of the plan, for "
     r"$p = 1, 3/2, 2, 3$, relative to the largest cost of a pair",
 )
