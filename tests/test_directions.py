@@ -36,7 +36,7 @@ def test_unit_rows(method: str) -> None:
 @pytest.mark.parametrize("method", SEEDED)
 @given(n=st.integers(1, 70), dim=st.integers(1, 9), seed=st.integers(0, 2**62) | st.integers(2**120, 2**121))
 def test_seeds(method: str, n: int, dim: int, seed: int) -> None:
-    """Same seed, same bits (here), in every form SPEC 7 names; a Generator moves on; no row is repeated or undefined."""
+    """Same seed, same bits, in every form SPEC 7 names; a Generator moves on; no row is repeated or undefined."""
     first = sample_directions(n, dim, method=method, rng=seed)
     rng, sequence = np.random.default_rng(seed), np.random.SeedSequence(seed)
     np.testing.assert_array_equal(first, sample_directions(n, dim, method=method, rng=sequence))
