@@ -28,7 +28,9 @@ def sample_directions(n_directions: int, dim: int, *, method: str = "random", rn
         equal arcs of the half circle; a Lebedev quadrature rule (use its weights too: :func:`direction_weights`); the
         coordinate axes.
     rng : int, SeedSequence, BitGenerator or Generator, optional
-        Source of the random numbers of the first three (SPEC 7); fresh entropy by default.
+        Source of the random numbers of the first three (SPEC 7); fresh entropy by default. The same seed gives the same
+        bits with the same versions on one machine, and the same directions up to rounding error on another: LAPACK,
+        which computes "orthogonal", rounds as the processor's vector instructions make it.
 
     Returns
     -------

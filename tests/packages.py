@@ -26,6 +26,7 @@ import json, re, subprocess, sys
 from importlib import metadata
 from pathlib import Path
 import espref
+from espref._environment import environment
 assert "site-packages" in espref.__file__, espref.__file__
 readme = Path(sys.argv[1]).read_text(encoding="utf-8")
 for block in re.findall(r"```python\\n(.*?)```", readme, flags=re.S)[:2]:
@@ -44,7 +45,8 @@ wanted = ("numpy", "scipy", "POT", "scikit-learn", "matplotlib", "torch")
 installed = {found.name for found in metadata.distributions()}
 versions = {name: metadata.version(name) for name in wanted if name in installed}
 found = {"claims": len(claims), "stand": verdicts.count("holds") + verdicts.count("refuted")}
-print(json.dumps(found | {"skipped": verdicts.count("skipped"), "versions": versions}))
+about = {"versions": versions, "environment": environment([sys.argv[2]])}
+print(json.dumps(found | about | {"skipped": verdicts.count("skipped")}))
 """
 
 
@@ -73,7 +75,7 @@ def check(artifact: Path, *options: str, extras: str = "verify", tests: str | No
                 raise SystemExit(f"{artifact.name}: failed\n{done.stdout}{done.stderr}")
             return done.stdout.splitlines()[-1]
 
-        found = json.loads(run("-c", SMOKE, ROOT / "README.md"))
+        found = json.loads(run("-c", SMOKE, ROOT / "README.md", artifact))
         if tests is not None:
             shutil.copytree(ROOT / "tests", folder / "tests")
             shutil.copy(ROOT / "pyproject.toml", folder)
@@ -112,7 +114,9 @@ def main(which: str) -> None:
             without = f"{found['skipped']} claims skipped for want of PyTorch"
             rest = f"tests of espref.nn: {found['tests']}" if "tests" in found else without
             detail = f"{versions}; {rest}"
-            rows.append(records.row("packages", name, found["stand"], "claims stand", "none falls", fell == 0, detail))
+            row = records.row("packages", name, found["stand"], "claims stand", "none falls", fell == 0, detail)
+            here = {key: row["environment"][key] for key in ("commit", "dirty", "command")}
+            rows.append(row | {"environment": found["environment"] | here})  # versions are those of the new environment
             print(f"{name}: {found['stand']} claims stand, {fell} fell; {detail}")
     if which != "pinned":
         records.write("packages", rows)

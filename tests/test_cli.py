@@ -246,7 +246,9 @@ def test_bench_writes_its_rows(capsys, tmp_path, monkeypatch):
     code, out, _ = run(capsys, "bench", "plans", "--json", str(path))
     assert code == 0 and "fast" in out and "7 times" in out and "met" in out
     found = json.loads(path.read_text())
-    assert found["rows"] == [{"suite": "plans", **rows[0]}] and found["environment"]["espref"] == espref.__version__
+    assert found["rows"] == [{"suite": "plans", **rows[0], "environment": 0}]
+    (made_with,) = found["environments"]
+    assert made_with["espref"] == espref.__version__ and {"commit", "date", "command", "blas"} <= set(made_with)
     rows[0]["ok"] = False
     code, out, _ = run(capsys, "bench", "plans", "--json", str(path))
     assert code == 1 and "missed" in out

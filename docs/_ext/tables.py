@@ -7,8 +7,8 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from sphinx.util.docutils import SphinxDirective
 
 import espref.train.benchmark  # noqa: F401  registers the suite "transformers"
 from espref import benchmarks
+from espref._environment import in_words
+from espref.benchmarks.records import read
 from espref.deviations import DEVIATIONS
 from espref.train.studies import STUDIES
 
@@ -39,21 +41,45 @@ def number(value: float) -> str:
 
 
 def record_table(rows: list[dict[str, Any]]) -> list[str]:
-    """What was measured, the result, what was demanded, and whether the result meets it."""
-    lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
+    """What was measured, the result, what was demanded, whether the result meets it; then what it was measured with.
+
+    Where rows were measured with different versions, machines or commits, a last column holds the number of each in
+    the list below the table.
+    """
+    environments = distinct(row["environment"] for row in rows)
+    head = HEAD if len(environments) == 1 else (*HEAD, "with")
+    lines = ["```{div} small-table", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in rows:
         demanded = row["target"].replace(">=", "≥").replace("<=", "≤") if row["ok"] is not None else ""
         met = {True: "yes", False: "**no**", None: ""}[row["ok"]]
         texts = (row["name"].replace(">=", "≥"), f"{number(row['measured'])} {row['unit']}", demanded)
-        lines.append(f"| {' | '.join(map(escape, texts))} | {met} | {escape(row['detail'])} |")
-    return lines
+        cells = [*map(escape, texts), met, escape(row["detail"])]
+        cells += [str(environments.index(row["environment"]) + 1)] * (len(environments) > 1)
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "```", "", *measured_with(environments)]
 
 
-def made_with(environment: dict[str, Any]) -> str:
-    """The machine, and the versions of the packages."""
-    place = ("machine", "cores", "system")
-    versions = ", ".join(f"{key} {value}" for key, value in environment.items() if value and key not in place)
-    return f"{environment['machine']}, {environment['cores']} cores, {environment['system']}; {versions}"
+def distinct(environments: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each of several environments once, in order."""
+    found: list[dict[str, Any]] = []
+    for environment in environments:
+        if environment not in found:
+            found.append(environment)
+    return found
+
+
+def measured_with(environments: list[dict[str, Any]]) -> list[str]:
+    """Machine, date, commit and versions: a sentence, or a numbered list of several."""
+    texts = [sentence(environment) for environment in environments]
+    if len(texts) == 1:
+        return [f"Measured {texts[0]}", ""]
+    return ["Measured", "", *(f"{k}. {text}" for k, text in enumerate(texts, start=1)), ""]
+
+
+def sentence(environment: dict[str, Any]) -> str:
+    """By which command, if that was recorded, and with what."""
+    by = f"by `{environment['command']}` " if environment.get("command") else ""
+    return f"{by}on {escape(in_words(environment))}."
 
 
 class Table(SphinxDirective):
@@ -75,13 +101,11 @@ class Records(Table):
         lines: list[str] = []
         folder = Path(self.env.srcdir) / "records"
         for path in sorted(path for name in self.content for path in folder.glob(f"{name}.json")):
-            record = json.loads(path.read_text())
-            for suite, rows in groupby(record["rows"], lambda row: row["suite"]):
+            for suite, rows in groupby(read(path)["rows"], lambda row: row["suite"]):
                 if suite in SUITES:
                     about = benchmarks.about(suite).split("\n\n")
                     lines += [f"**{suite}** (record {path.stem}): {' '.join(map(escape, about))}", ""]
-                lines += ["```{div} small-table", *record_table(list(rows)), "```", ""]
-                lines += [f"Measured on {escape(made_with(record['environment']))}.", ""]
+                lines += record_table(list(rows))
         return self.parsed(lines or ["No record has been committed yet."])
 
 
@@ -90,13 +114,30 @@ class Studies(Table):
 
     def run(self) -> list[nodes.Node]:
         lines: list[str] = []
-        for path in sorted((Path(self.env.srcdir) / "records").glob("train-*.json")):
-            record = json.loads(path.read_text())
-            lines += [f"**{record['study']}**: {STUDIES[record['study']].__doc__}", ""]
-            for title, group in groupby(record["runs"], lambda run: run["group"]):
-                lines += [*study_table(title, list(group)), ""]
-            lines += [f"`espref train study {record['study']}`, on {escape(made_with(record['environment']))}.", ""]
+        paths = sorted((Path(self.env.srcdir) / "records").glob("train-*.json"))
+        records = {record["study"]: record["runs"] for record in map(read, paths)}
+        for study, runs in records.items():
+            lines += [f"**{study}**: {STUDIES[study].__doc__}", ""]
+            for title, group in groupby(runs, lambda run: run["group"]):
+                variants = list(group)
+                lines += [*study_table(title, variants), "", *other_results(variants, records)]
+            lines += [f"`espref train study {study}`.", *measured_with(distinct(run["environment"] for run in runs))]
         return self.parsed(lines or ["No record has been committed yet."])
+
+
+def other_results(runs: list[dict[str, Any]], records: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """For runs whose settings and number of seeds stand in another table with another result, that result."""
+    lines: list[str] = []
+    for run in runs:
+        for study, others in records.items():
+            for other in others:
+                same = all(run[name] == other[name] for name in ("config", "metric", "seeds"))
+                if same and run["mean"] != other["mean"]:
+                    place = f"in the study {study} ({other['group']}, {other['variant']})"
+                    values = f"{run['mean']:.2f} here and {other['mean']:.2f} {place}"
+                    text = f"{run['variant']}: the same settings and seeds gave {values}. These are different runs."
+                    lines += [escape(text), ""]
+    return lines
 
 
 def study_table(title: str, runs: list[dict[str, Any]]) -> list[str]:

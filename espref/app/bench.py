@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from .. import benchmarks
-from .._environment import environment
-from .._output import atomic, check_writable
+from .._environment import commit_at_start, environment
+from .._output import check_writable
+from ..benchmarks import records
 from ..train import benchmark as _transformers  # noqa: F401  registers the suite "transformers"
 
 
@@ -25,13 +25,14 @@ def run_command(options: argparse.Namespace) -> int:
 
     check_writable(options.json)
     names = benchmarks.suites(options.suite)
-    records = []
+    rows: list[records.Row] = []
+    commit_at_start()  # before anything is measured
     console = report.new_console()
     for name in names:
-        rows = benchmarks.run(name)
-        console.print(report.benchmark_table(name, rows))
-        records += [{"suite": name, **row} for row in rows]
-    with atomic(options.json) as draft:
-        draft.write_text(json.dumps({"environment": environment(), "rows": records}, indent=1, allow_nan=False))
+        measured = benchmarks.run(name)
+        console.print(report.benchmark_table(name, measured))
+        made_with = environment()
+        rows += [{"suite": name, **row, "environment": made_with} for row in measured]
+    records.write(options.json, {"rows": rows})
     console.print(f"written to {options.json}", markup=False)
-    return 1 if any(record["ok"] is False for record in records) else 0
+    return 1 if any(row["ok"] is False for row in rows) else 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._environment import environment
+from .._environment import environment, in_words
 from ..circle import circle_plan
 from ..citation import bibliography
 from ..claims import Outcome, Problem
@@ -56,7 +56,6 @@ def prose(text: str) -> str:
 
 def to_html(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: float, note: str) -> str:
     """The whole page."""
-    versions = ", ".join(f"{name} {value}" for name, value in environment().items() if value is not None)
     result = f"{summary(outcomes, seconds)}, on {describe(problems)}"
     names = "; ".join(f"{p.name} (n = {len(p.x)}, m = {len(p.y)}, d = {p.dim})" for p in problems)
     remark = f"<p>{html.escape(note)}</p>" if note else ""
@@ -71,7 +70,7 @@ def to_html(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: f
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body><h1>The ledger, measured</h1>"
         f"<p><strong>{html.escape(result)}.</strong></p>{remark}{_figures(outcomes, problems)}{chapters}"
-        f"{_sources(outcomes)}<h2>Measured with</h2><p><small>{html.escape(versions)}.</small></p>"
+        f"{_sources(outcomes)}<h2>Measured with</h2><p><small>{html.escape(in_words(environment()))}.</small></p>"
         f"<h2>Problems</h2><p><small>{html.escape(names)}.</small></p></body></html>\n"
     )
 

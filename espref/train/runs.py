@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from .._environment import VARYING
 from .config import Config
 from .data import Data
 from .embedded import EMBEDDED
@@ -77,6 +78,8 @@ def _start_worker() -> None:
 def common_environment(configs: Sequence[Config], out: Path) -> dict[str, Any]:
     """The versions, commit and machine of the runs in ``out``, those still to be made included: the same for all.
 
+    What varies between processes, such as the date, is that of the first.
+
     Raises
     ------
     ValueError
@@ -92,7 +95,8 @@ def common_environment(configs: Sequence[Config], out: Path) -> dict[str, Any]:
             environments.append(current)
         for environment in environments:
             common = common or environment
-            names = [name for name in {**common, **environment} if common.get(name) != environment.get(name)]
+            names = [name for name in {**common, **environment} if name not in VARYING]
+            names = [name for name in names if common.get(name) != environment.get(name)]
             if names:
                 expected, got = (", ".join(f"{name} {e.get(name)}" for name in names) for e in (common, environment))
                 raise ValueError(f"{folder}: expected a run made by {expected}; got {got}")

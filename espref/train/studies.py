@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -10,7 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .._output import atomic, check_writable
+from .._output import check_writable
+from ..benchmarks.records import write
 from .config import Config
 from .runs import Comparison, common_environment, compare, load, run_all
 
@@ -126,7 +126,7 @@ def run_study(
             chosen[title] = runs
     every = [config for runs in chosen.values() for config in chain(*runs.values())]
     pretrained = [replace(PRETRAINED, seed=seed) for seed in range(seeds) if any(config.start for config in every)]
-    environment = common_environment([*pretrained, *every], out)
+    common_environment([*pretrained, *every], out)
     run_all(pretrained, out, jobs=jobs)
     rows: list[dict[str, Any]] = []
     for title, runs in chosen.items():
@@ -134,11 +134,12 @@ def run_study(
         by_variant = {variant: {config.seed: next(results) for config in configs} for variant, configs in runs.items()}
         comparison = compare(load(next(iter(groups[title].values())).task).task, by_variant)
         for row in comparison:
-            parameters, config = by_variant[row.variant][0]["parameters"], asdict(groups[title][row.variant])
-            rows.append({"group": title, **_without_nan(row), "parameters": parameters, "config": config})
-        content = {"study": name, "environment": environment, "runs": rows}
-        with atomic(record) as draft:
-            draft.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+            runs_of_row = by_variant[row.variant].values()
+            last = max((run["environment"] for run in runs_of_row), key=lambda made_with: made_with["date"])
+            about = {"parameters": by_variant[row.variant][0]["parameters"], "environment": last}
+            about["config"] = asdict(groups[title][row.variant])
+            rows.append({"group": title, **_without_nan(row), **about})
+        write(record, {"study": name, "runs": rows})
         yield title, comparison
 
 

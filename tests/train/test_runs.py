@@ -21,6 +21,7 @@ pytest.importorskip("lightning_fabric", reason="Lightning Fabric is missing: pip
 from torch.torch_version import TorchVersion  # noqa: E402
 
 from espref.app.cli import main  # noqa: E402
+from espref.benchmarks.records import read  # noqa: E402
 from espref.nn.transformer import ATTENTION  # noqa: E402
 from espref.train import studies  # noqa: E402
 from espref.train.config import Config  # noqa: E402
@@ -119,7 +120,7 @@ def test_a_study_writes_its_record_group_by_group(two_groups: dict[str, Any], tm
     results = [
         json.loads((tmp_path / f"{c.name()[:-1]}1" / "metrics.json").read_text()) for c in two_groups["one"].values()
     ]
-    assert record["runs"][0]["difference"] == 0 and record["environment"]["torch"]
+    assert record["runs"][0]["difference"] == 0 and record["environments"][record["runs"][0]["environment"]]["torch"]
     assert [row["parameters"] for row in record["runs"]] == [result["parameters"] for result in results]
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")}
     two_groups["two"] = {"heavy": heavy}
@@ -162,13 +163,29 @@ def test_runs_of_different_environments_are_not_mixed(
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_a_study_goes_on_another_day(two_groups: dict[str, Any], tmp_path: Path) -> None:
+    """Date, command and threads may differ between runs; each row has those of its last run."""
+    configs = [replace(config, seed=seed) for config in two_groups["one"].values() for seed in range(2)]
+    for day, config in enumerate(configs, start=1):
+        folder = tmp_path / config.name()
+        run(config, tmp_path)
+        content = json.loads((folder / "metrics.json").read_text())
+        content["environment"] |= {"date": f"2026-01-0{day}", "command": f"day {day}", "threads": {"torch": day}}
+        (folder / "metrics.json").write_text(json.dumps(content))
+    path = tmp_path / "r.json"
+    list(studies.run_study("slices", seeds=2, out=tmp_path, jobs=1, record=path, only="one"))
+    rows = read(path)["runs"]
+    assert [row["environment"]["command"] for row in rows] == ["day 2", "day 4"]
+
+
 def test_plug_and_play_starts_from_softmax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every fine-tuned run starts from the pretrained run of its own seed, which is made first."""
     calls: list[list[Config]] = []
 
     def pretend(configs: list[Config], out: Path, jobs: int) -> list[dict[str, Any]]:
         calls.append(configs)
-        return [{"final": {"accuracy": float(config.seed)}, "parameters": 1} for config in configs]
+        about = {"parameters": 1, "environment": versions()}
+        return [{"final": {"accuracy": float(config.seed)}, **about} for config in configs]
 
     monkeypatch.setattr(studies, "run_all", pretend)
     list(studies.run_study("plug-and-play", seeds=2, out=tmp_path, jobs=1, record=tmp_path / "r.json"))
