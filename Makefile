@@ -28,7 +28,7 @@ verify: .venv/.verify
 	$(BIN)/espref verify
 
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-blas: .venv/.test
 	$(BIN)/python tests/second_blas.py
