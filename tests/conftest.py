@@ -1,4 +1,4 @@
-"""One Hypothesis profile for all tests, the same examples in every run, none timed; one thread, one width of terminal."""
+"""The same for all tests: examples of Hypothesis (none timed), one thread, the width of the terminal."""
 
 import os
 
