@@ -170,7 +170,7 @@ def test_own_clouds_of_awkward_shapes(capsys, tmp_path, monkeypatch, name):
         (("plan", "x.csv", "y.npy", "-o", "p.npz", "--method", "lebedev"), "dim: expected 3 for Lebedev"),
         (("plan", "x.csv", "y.npy", "-o", "p.npz", "--target-weights", "w.csv"), "w.csv: expected 9 weights"),
         (("bench", "no-such-suite"), "suite: expected one of all, plans, planfree, attention"),
-        (("cite", "nobody1900nothing"), "keys: expected keys among espref, liu2025est"),
+        (("cite", "nobody1900nothing"), "keys: expected keys among espref, espref-misc, liu2025est"),
     ],
 )
 def test_bad_input_is_one_line(capsys, clouds, words, message):
