@@ -34,7 +34,7 @@ def _accuracy(attention: str, **settings: Any) -> float:
     sense="at least",
     needs=NEEDS,
     source="shahbazi2025espformer",
-    statement=r"A vision transformer of one layer with ESP attention learns scikit-learn's digits. Chance is 10 percent.",
+    statement=r"A vision transformer of one layer with ESP attention learns scikit-learn's digits, ten classes.",
     measured="test accuracy in percent after 10 epochs, seed 0",
 )
 def learns() -> float:
