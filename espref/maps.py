@@ -28,9 +28,9 @@ def barycentric_map(plan: Plan, y: ArrayLike) -> Array:
     r"""The barycentric map of a plan, $T(x_i) = \sum_j G_{ij} y_j / \sum_j G_{ij}$.
 
     The mean of where the mass of $x_i$ goes, the conditional expectation of the target. If each row of the plan has one
-    entry, the plan is a map, and this is it. If the plan is optimal for squared costs, $T$ is an optimal map onto its own
-    image: the plan lies in the subdifferential of a convex function, whose values are convex sets, so the means stay in
-    it. For other plans $T$ need not be optimal.
+    entry, the plan is a map, and this is it. If the plan is optimal for squared costs, $T$ is an optimal map onto its
+    own image: the plan lies in the subdifferential of a convex function, whose values are convex sets, so the means
+    stay in it. For other plans $T$ need not be optimal.
 
     Parameters
     ----------
