@@ -14,9 +14,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-import espref.train.claims  # noqa: F401  the claims about training
+import espref.train.claims
 from espref.app import cli, verify
-from espref.claims import LEDGER, SEEDS, default_problems, measurements, run_ledger, synthetic_problems
+from espref.claims import LEDGER, SEEDS, cite_claim, default_problems, measurements, run_ledger, synthetic_problems
 from espref.claims.ledger import Claim
 
 ROOT = Path(__file__).parent.parent
@@ -139,3 +139,55 @@ def test_corrections_name_their_version() -> None:
 def test_origin(kind: Any, source: str, origin: str) -> None:
     """Each claim says where it comes from."""
     assert Claim("line.x", kind, "A.", source, lambda: 0.0, 0.0, "at most", "fixed").origin == origin
+
+
+def test_claim_is_cited_with_its_run(measured: measurements.Run, tmp_path: Path) -> None:
+    """BibTeX of the claim and its sources, and a sentence with identifier, version, commit, residual, tolerance, hash;
+    all of it is that of the run, not of what is running."""
+    about = measured.environment | {"espref": "0.9.0", "commit": "0123abc", "dirty": True, "date": "2031-02-03"}
+    path = tmp_path / "ledger.json"
+    checksum = measurements.write(path, measured._replace(environment=about))
+    text = cite_claim("expected.marginals", path)
+    entry, sentence = text.split("\n\n")[0], text.split("\n\n")[-1]
+    assert entry.startswith("@misc{espref-expected-marginals,") and entry.count("{") == entry.count("}")
+    assert "year = {2031}" in entry and checksum in entry and "{The espref authors}" in entry
+    residual = measured.outcomes[2].residual
+    assert sentence.startswith(
+        "Claim expected.marginals of espref 0.9.0 (commit 0123abc with uncommitted changes) holds: "
+    )
+    assert f"residual {residual:.2g}, tolerance: at most 1e-14, worst on " in sentence
+    assert sentence.endswith(f"; ledger.json, SHA-256 {checksum}.")
+    assert re.findall(r"^@\w+\{(.+),$", text, flags=re.M)[1:] == LEDGER["expected.marginals"].sources
+    assert "is refuted as stated: residual 0.5" in cite_claim("expected.ties-break-the-identity", path)
+    with pytest.raises(ValueError, match=r"ledger\.json: no measurement of line\.marginals"):
+        cite_claim("line.marginals", path)
+
+
+def test_claim_is_cited_without_a_run() -> None:
+    """Without a run the version that is running is named, and the tolerance, but no residual."""
+    text = cite_claim("line.marginals")
+    assert text.splitlines()[-1].startswith(f"Claim line.marginals of espref {espref.__version__} (commit ")
+    assert "tolerance: at most" in text and "not measured in this citation" in text and "residual" not in text
+    with pytest.raises(ValueError, match="identifier: expected one of a claim .*, got 'line.nothing'"):
+        cite_claim("line.nothing")
+
+
+def test_cite_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Claims and keys can be mixed; --run is about claims only, and a claim that does not exist is one line."""
+    path = tmp_path / "ledger.json"
+    assert cli.main(["verify", "--only", "line.marginals", "--seeds", "1", "--json", str(path)]) == 0
+    assert f"SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}" in " ".join(capsys.readouterr().out.split())
+    assert valid(json.loads(path.read_text()))
+    assert cli.main(["cite", "line.marginals", "prillo2020softsort", "--run", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "line.marginals of espref" in out and out.rstrip().endswith("}") and "@inproceedings{prillo2020softsort" in out
+    )
+    for words, message in (
+        (["cite", "espref", "--run", str(path)], "espref: --run: expected a claim to cite"),
+        (["cite", "line.nothing"], "espref: keys: expected keys among espref"),
+        (["cite", "line.marginals", "--run", str(tmp_path / "none.json")], "espref: "),
+    ):
+        assert cli.main(words) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(message) and err.count("\n") == 1

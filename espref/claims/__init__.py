@@ -10,6 +10,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from ..chapters import CHAPTERS, in_order
+from .citing import cite_claim
 from .ledger import LEDGER, Claim, Companion, Outcome, claim, run, run_claim
 from .measurements import Run, default_problems, run_ledger
 from .problems import SEEDS, Problem, real_problems, synthetic_problems, user_problem
@@ -25,6 +26,7 @@ __all__ = [
     "Outcome",
     "Problem",
     "Run",
+    "cite_claim",
     "claim",
     "default_problems",
     "real_problems",
