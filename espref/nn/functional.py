@@ -191,7 +191,7 @@ def differential_attention(
 
     References
     ----------
-    ye2024differential
+    ye2025differential
     """
     check_tokens(query, key, value)
     if query.shape[-1] % 2:
