@@ -56,11 +56,12 @@ def cite_claim(identifier: str, run: Path | None = None) -> str:
         verdict = VERDICTS.get(found["verdict"], f"has the verdict “{found['verdict']}”")
         sentence = f"Claim {identifier} of {version} {verdict}: {result}."
         sources, origin = found["source"], found["origin"]
+    note = re.sub(r"([#%&_])", r"\\\1", f"{version}; {entry.kind}, {origin}; {result}")
     bibtex = (
         f"@misc{{espref-{identifier.replace('.', '-')},\n"
         f"  title = {{Claim \\texttt{{{identifier}}} in the ledger of espref}},\n"
         f"  author = {{{authors_in_bibtex()}}},\n  year = {{{date[:4]}}},\n"
-        f"  note = {{{re.sub(r'([#%&_])', r'\\\1', f'{version}; {entry.kind}, {origin}; {result}')}}},\n"
+        f"  note = {{{note}}},\n"
         f"  url = {{{project().repository}}}\n}}"
     )
     return "\n\n".join([bibtex, *([cite(*sources)] if sources else []), sentence])
