@@ -23,7 +23,7 @@ from .lift import as_clouds, over_slices
 class SlicedPlan(NamedTuple):
     """A sparse plan averaged over slices; ``plan.toarray()`` is the matrix."""
 
-    plan: coo_array  # (n, m), mass 1
+    plan: coo_array[np.float64, tuple[int, int]]  # (n, m), mass 1
     cost: float  # expected cost, sum_l weights_l costs_l = <C, plan>
     weights: Array  # (L,) of the slices, sum 1
     costs: Array  # (L,) of the slices
