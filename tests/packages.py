@@ -1,9 +1,9 @@
 """Wheel and sdist, built and installed into new environments outside of the checkout, then put to work.
 
-``python tests/packages.py pinned`` uses the versions of constraints.txt; it also tries the wheel without any extra, runs
-the tests of the unpacked sdist, and type-checks a user's code against an editable installation. ``range`` takes the
-oldest and the newest versions that pyproject.toml allows; ``torch`` the oldest and the newest PyTorch, with the tests of
-``espref.nn`` beside the ledger (some gigabytes to fetch). The last two write ``docs/records/packages.json``.
+``python tests/packages.py pinned`` uses the versions of constraints.txt; it also tries the wheel without any extra,
+runs the tests of the unpacked sdist, and type-checks a user's code against an editable installation. ``range`` takes
+the oldest and the newest versions that pyproject.toml allows; ``torch`` the oldest and the newest PyTorch, with the
+tests of ``espref.nn`` beside the ledger (some gigabytes to fetch). The last two write ``docs/records/packages.json``.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ reveal_type(plan.cost)
 reveal_type(espref.line_plan)
 espref.est_distance([[0.0]], [[1.0]], [[1.0]], beta="cold")
 """
-REVEALED = ("coo_array[", "float64", "builtins.float", "def (", 'Argument "beta" to "est_distance" has incompat')
+REVEALED = (
     "coo_array[",
     "float64",
-    "builtins.float",
+    'type is "float"',
     "def (",
     'Argument "beta" to "est_distance" has incompatible type',
 )
