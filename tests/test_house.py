@@ -28,6 +28,7 @@ LONG = {
     "softsort": "five public functions, each documented in full",
     "claims.attention": "one function per claim of the chapter, statement and proof included",
     "claims.expected": "one function per claim of the chapter, statement and proof included",
+    "claims.ledger": "what a claim is and how it is run, every public name documented in full",
     "claims.line": "one function per claim of the chapter, statement and proof included",
     "claims.nn": "one function per claim of the chapter, statement and proof included",
     "claims.softsort": "one function per claim of the chapter, statement and proof included",

@@ -37,6 +37,7 @@ PROJECTS = {
         "https://docs.pytorch.org/docs/stable/",
         """
         torch.Tensor                  class    tensors.html#$
+        torch.compile                 function generated/$.html#$
         torch.func                    module   func.html#module-$
         torch.nn.Module               class    generated/torch.nn.Module.html#$
         torch.nn.MultiheadAttention   class    generated/torch.nn.MultiheadAttention.html#$

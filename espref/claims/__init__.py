@@ -1,7 +1,7 @@
 """The ledger of claims, in the order of the mathematics.
 
-``LEDGER`` maps identifiers to claims, and :func:`run` measures them on problems; see :mod:`espref.claims.ledger`.
-Importing this package enters the claims about the mathematics. Importing :mod:`espref.train.claims` enters those about
+``LEDGER`` maps identifiers to claims, and :func:`run` measures them on problems; see ``espref.claims.ledger``.
+Importing this package enters the claims about the mathematics. Importing ``espref.train.claims`` enters those about
 training.
 """
 
