@@ -17,8 +17,8 @@ PROJECTS = {
         numpy.quantile                  function reference/generated/numpy.quantile.html#$
         numpy.random.default_rng        function reference/random/generator.html#$
         numpy.random.Generator          class    reference/random/generator.html#$
-        numpy.random.BitGenerator       class    reference/random/bit_generators/generated/numpy.random.BitGenerator.html#$
-        numpy.random.SeedSequence       class    reference/random/bit_generators/generated/numpy.random.SeedSequence.html#$
+        numpy.random.BitGenerator class reference/random/bit_generators/generated/numpy.random.BitGenerator.html#$
+        numpy.random.SeedSequence class reference/random/bit_generators/generated/numpy.random.SeedSequence.html#$
         numpy.ndarray                   class    reference/generated/numpy.ndarray.html#$
         """,
     ),

@@ -39,7 +39,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .._checks import Limit
-from .problems import NotMeasurable, Problem, fits
+from .problems import SEEDS, NotMeasurable, Problem, fits
 
 Kind = Literal["theorem", "property", "refutation", "measurement"]
 Scope = Literal["fixed", "seed", "pair", "square", "plane"]
@@ -117,6 +117,8 @@ class Claim:
         The same statement with hypotheses dropped.
     measured : str
         What the check returns, as a noun phrase.
+    corrected : str
+        The version in which the statement was corrected, and how; usually empty.
 
     See Also
     --------
@@ -140,11 +142,28 @@ class Claim:
     needs: tuple[str, ...] = ()
     companions: list[Companion] = field(default_factory=list)
     measured: str = ""
+    corrected: str = ""
 
     @property
     def chapter(self) -> str:
         """The module that the claim is about, the first part of its identifier."""
         return self.id.split(".")[0]
+
+    @property
+    def sources(self) -> list[str]:
+        """The keys of the papers that the claim is about."""
+        return [key.strip() for key in self.source.split(",") if key.strip()]
+
+    @property
+    def origin(self) -> str:
+        """Where the claim comes from: a paper, or this project, where nobody has reviewed it."""
+        papers = ", ".join(self.sources)
+        if self.kind == "theorem":
+            return papers or "derived here, not peer-reviewed"
+        if self.kind == "property":
+            return "a property of this software" + (f", compared with {papers}" if papers else "")
+        done = "derived here" if self.kind == "refutation" else "measured here"
+        return f"{done}, not peer-reviewed" + (f"; about a statement of {papers}" if papers else "")
 
     @property
     def proof(self) -> str:
@@ -182,13 +201,15 @@ def claim(
     measured: str = "",
     sense: Sense | None = None,
     needs: tuple[str, ...] = (),
+    corrected: str = "",
 ) -> Callable[[Callable[..., float]], Claim]:
     """Enter the decorated check into the ledger.
 
     Parameters
     ----------
     id : str
-        A new identifier: chapter, dot, and the claim in a few words.
+        Permanent, listed in ``identifiers.txt``, never given to another statement: chapter, dot, the claim in a few
+        words.
     kind : "theorem", "property", "refutation" or "measurement"
         What the number means.
     statement : str
@@ -207,6 +228,8 @@ def claim(
     needs : tuple of str
         Modules beyond NumPy and SciPy, keys of ``EXTRAS``. Where one is missing, the claim is skipped with the pip
         line.
+    corrected : str
+        The version in which the statement was corrected, and how: "0.3.0: holds for p >= 1 only".
 
     Returns
     -------
@@ -238,7 +261,8 @@ def claim(
 
     def register(check: Callable[..., float]) -> Claim:
         default: Sense = "at least" if kind == "refutation" else "at most"
-        entry = Claim(id, kind, statement, source, check, tolerance, sense or default, on, needs, measured=measured)
+        entry = Claim(id, kind, statement, source, check, tolerance, sense or default, on, needs)
+        entry.measured, entry.corrected = measured, corrected
         LEDGER[id] = entry
         return entry
 
@@ -313,7 +337,7 @@ def _one_torch_thread(uses_torch: bool) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def run_claim(entry: Claim, problems: Sequence[Problem], seeds: int = 3) -> Outcome:
+def run_claim(entry: Claim, problems: Sequence[Problem], seeds: int = SEEDS) -> Outcome:
     """Run one claim and its companions on everything they apply to; the worst residual counts.
 
     Parameters
@@ -386,7 +410,7 @@ def _smallest_violation(companion: Companion, problems: Sequence[Problem], seeds
 def run(
     entries: Iterable[Claim],
     problems: Sequence[Problem],
-    seeds: int = 3,
+    seeds: int = SEEDS,
     progress: Callable[[Claim], Any] = lambda entry: None,
 ) -> Iterator[Outcome]:
     """Run claims one after the other.
