@@ -1,4 +1,4 @@
-"""Docstrings of all public names, by numpydoc; pyproject.toml says which of its checks apply, and why the others do not."""
+"""Docstrings of all public names, by numpydoc; pyproject.toml says which checks apply, and why the others do not."""
 
 from __future__ import annotations
 
