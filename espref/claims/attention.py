@@ -67,10 +67,11 @@ def soft_defect() -> float:
     r"with row sums 1 and column sums $n / m$ has spectral norm $\sqrt{n / m}$.",
     measured="largest relative deviation of the norm, for hard, balanced and converged Sinkhorn attention, for $n = "
     "m$, $n < m$ and $n > m$",
+    corrected="0.2.0: an earlier version did not ask for $n = m$.",
 )
 def norm_one(rng: np.random.Generator) -> float:
     r"""$\|A\|_2^2 \le \|A\|_1 \|A\|_\infty = n / m$, and the bound is attained: $A$ maps the ones of $R^m$, of length
-    $\sqrt m$, to those of $R^n$, of length $\sqrt n$. (Corrected: an earlier version did not ask for $n = m$.)"""
+    $\sqrt m$, to those of $R^n$, of length $\sqrt n$."""
     worst = 0.0
     for n, m in ((32, 32), (20, 33), (33, 20)):
         norms = [float(np.linalg.norm(a.matrix, 2)) for a in _doubly_stochastic(*_tokens(rng, n, m))]
@@ -97,9 +98,10 @@ def softmax_norm() -> float:
     r"well.",
     measured=r"largest deviation of a coordinate of the mean, relative to the standard deviation of the "
     r"values, for hard, balanced and converged Sinkhorn attention, for $n = m$ and $n \ne m$",
+    corrected="0.2.0: an earlier version gave the sums, and did not ask for $n = m$.",
 )
 def keeps_mean(rng: np.random.Generator) -> float:
-    r"""$1^\top A = \frac nm 1^\top$. (Corrected: an earlier version gave the sums, and did not ask for $n = m$.)"""
+    r"""$1^\top A = \frac nm 1^\top$."""
     worst = 0.0
     for n, m in ((32, 32), (20, 33)):
         q, k, v = _tokens(rng, n, m)
@@ -108,11 +110,13 @@ def keeps_mean(rng: np.random.Generator) -> float:
     return worst
 
 
-@keeps_mean.without("column sums 1: softmax attention", at_least=0.01)
-def softmax_mean(rng: np.random.Generator) -> float:
-    """Keys that many queries attend to weigh more."""
-    q, k, v = _tokens(rng)
-    return float(abs(at.softmax_attention(q, k, v).output.mean(axis=0) - v.mean(axis=0)).max() / v.std())
+@keeps_mean.without("column sums $n / m$: softmax attention to one key", at_least=3.8, on="fixed")
+def softmax_mean() -> float:
+    r"""All 16 queries attend to one key, whose value is 1 where the others are 0: the mean moves from 1/16 to 1, by
+    $\sqrt{15}$ standard deviations."""
+    q, k, v = np.ones((16, 2)), np.zeros((16, 2)), np.eye(16)[:, :1]
+    k[0] = 50.0
+    return float(abs(at.softmax_attention(q, k, v).output.mean() - v.mean()) / v.std())
 
 
 @claim(
@@ -149,12 +153,13 @@ def softmax_expands() -> float:
     statement=r"A lower triangular doubly stochastic matrix is the identity. So causal attention, unless it is the "
     r"identity, cannot be doubly stochastic.",
     measured=r"largest mass off the diagonal over all such matrices with $n = 6$, by linear programming",
+    corrected="0.2.0: an earlier version said that ESP attention has no causal form. The last row of the plan "
+    "between the first t queries and the first t keys, for each t, is one: causal and row-stochastic, at one plan "
+    "for each token; its columns do not sum to 1.",
 )
 def no_causal() -> float:
     """The first row has a single entry, which is 1. So the rest of the first column is 0; the same holds for the
-    next row, and so on. (Corrected: an earlier version said that ESP attention has no causal form. The last row of
-    the plan between the first t queries and the first t keys, for each t, is one: causal and row-stochastic, at one
-    plan for each token; its columns do not sum to 1.)"""
+    next row, and so on."""
     n = 6
     allowed = np.tril(np.ones((n, n)))
     rows, columns = np.repeat(np.eye(n), n, axis=1), np.tile(np.eye(n), n)
@@ -393,11 +398,11 @@ def other_regularisation(rng: np.random.Generator) -> float:
     r"is closer to it than ten of them.",
     measured=r"largest breach of this order by the marginal defects of 2, 3 and 10 iterations and of balanced "
     r"ESP attention",
+    corrected="0.2.0: an earlier version said 1e-12, and took the order for an observation alone.",
 )
 def sinkhorn_iterations(rng: np.random.Generator) -> float:
     """The iteration contracts Hilbert's projective metric; that the extreme row sums approach 1 monotonically is a
-    theorem, `attention.sinkhorn-sums-contract`. The balanced soft sort is iterated until its sums are 1 to 1e-13.
-    (Corrected: an earlier version said 1e-12, and took the order for an observation alone.)"""
+    theorem, `attention.sinkhorn-sums-contract`. The balanced soft sort is iterated until its sums are 1 to 1e-13."""
     q, k, v = (2 * part for part in _tokens(rng))
     defects = [lift.marginal_defect(at.sinkhorn_attention(q, k, v, n_iter=n).matrix / 32) for n in (2, 3, 10)]
     defects.append(lift.marginal_defect(at.esp_attention(q, k, v, tau=0.1, beta=1.0, sort="balanced").matrix / 32))

@@ -166,11 +166,12 @@ def rotation_sampled(problem: Problem) -> float:
     r"of the $3!$ permutations occur: four or five.",
     measured="largest difference of an entry from the mean over the sectors found by `argsort`, or 1 where another "
     "number of permutations occurs",
+    corrected="0.2.0: an earlier version could be read as if all six occurred.",
 )
 def pie(rng: np.random.Generator) -> float:
     """The order of three projections changes at three angles for each cloud. Between them it is one permutation.
     That all permutations of one parity occur, and never all six, is shown by enumeration in
-    `circle.three-points-gain`. (Corrected: an earlier version could be read as if all six occurred.)"""
+    `circle.three-points-gain`."""
     x, y = rng.normal(size=(2, 3, 2))
     ends = [
         np.arctan2((c[i] - c[j])[0], -(c[i] - c[j])[1]) % np.pi for c in (x, y) for i, j in ((0, 1), (0, 2), (1, 2))

@@ -154,11 +154,11 @@ def haar_without_signs(rng: np.random.Generator) -> float:
     r"axes, and the nodes of a Lebedev rule with its weights have the second moment of the sphere: $\sum_l "
     r"\pi_l\, \theta_l \theta_l^\top = I / d$.",
     measured=r"largest deviation of an entry",
+    corrected="0.2.0: an earlier version did not exclude a single equispaced direction, for which it is false.",
 )
 def second_moment(rng: np.random.Generator) -> float:
     """For an orthonormal basis the sum of the projections is the identity; for two or more equispaced angles t the
-    sums of cos 2t and sin 2t vanish; every Lebedev rule integrates quadratic polynomials exactly. (Corrected: an
-    earlier version did not exclude a single equispaced direction, for which it is false.)"""
+    sums of cos 2t and sin 2t vanish; every Lebedev rule integrates quadratic polynomials exactly."""
     worst, sizes = 0.0, [("equispaced", n, 2) for n in (2, 3, 9)] + [("lebedev", n, 3) for n in (6, 14, 50)]
     sizes += [("orthogonal", 3 * d, d) for d in (*DIMENSIONS, 33)] + [("axes", d, d) for d in (*DIMENSIONS, 33)]
     for method, n, d in sizes:

@@ -357,12 +357,12 @@ def _triangle_gap(beta: float) -> float:
     statement=r"“For every set of directions and every $\beta$ the EST distance satisfies the triangle inequality.” "
     r"With three equispaced directions of the plane and $\beta = 5$ it does not, for three clouds of four points.",
     measured=r"$\mathrm{EST}_\beta(x, z) - \mathrm{EST}_\beta(x, y) - \mathrm{EST}_\beta(y, z)$",
+    corrected="0.2.0: an earlier version did not say that the directions are three.",
 )
 def no_metric() -> float:
     r"""Gibbs weights depend on the pair of clouds. The proof for $\beta = 0$ needs the same weights for all three
     pairs. These clouds obey the inequality on the whole circle of directions; others do not even there
-    (`circle.no-metric-for-positive-beta`). (Corrected: an earlier version did not say that the directions are
-    three.)"""
+    (`circle.no-metric-for-positive-beta`)."""
     return _triangle_gap(5.0)
 
 
@@ -510,13 +510,14 @@ def barycentric_map(problem: Problem) -> float:
     r"- \mathrm{EST}_0^2 / \langle C, a b^\top \rangle$, decays like $1 / d$.",
     measured=r"deviation of the fitted log-log slope from $-1$, for $n = m = 96$, $L = 200$ and $d = 2 \dots "
     r"256$",
+    corrected=r"0.2.0: an earlier version said that only $\beta > 0$ improves on it. For isotropic Gaussian clouds "
+    r"all slices cost $2 d - 2$ in that limit, so that Gibbs weights have nothing to choose from; the gain of the "
+    r"cheapest slice at small $n$ is an effect of the sample.",
 )
 def high_dimension(rng: np.random.Generator) -> float:
     r"""A slice matches one coordinate out of $d$ and leaves the others independent. So in high dimension the mean of
     all slices is nearly the independent coupling: it costs $2 d - 2$ in the limit of many points, against $2 d$
-    (`expected.gaussian-slice-cost`). (Corrected: an earlier version said that only $\beta > 0$ improves on it. For
-    isotropic Gaussian clouds all slices cost $2 d - 2$ in that limit, so that Gibbs weights have nothing to choose
-    from; the gain of the cheapest slice at small $n$ is an effect of the sample.)"""
+    (`expected.gaussian-slice-cost`)."""
     dims, gains = [2, 4, 8, 16, 32, 64, 128, 256], []
     for dim in dims:
         x, y = rng.normal(size=(2, 96, dim))

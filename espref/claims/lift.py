@@ -182,11 +182,11 @@ def reversed_source() -> float:
     statement=r"With ties split, opposite directions have the same lifted plan, $G_{-\theta} = G_\theta$. So half a "
     r"sphere of directions is enough.",
     measured=r"largest difference of an entry",
+    corrected="0.2.0: an earlier version did not name the rule for ties, and is false for ties kept in input order.",
 )
 def opposite_directions(problem: Problem) -> float:
     """Matching from right to left gives the same monotone plan between distinct values as matching from left to right,
-    and ties are split without regard to order. (Corrected: an earlier version did not name the rule for ties, and is
-    false for ties kept in input order.)"""
+    and ties are split without regard to order."""
     other = lift.sliced_plans(problem.x, problem.y, -problem.directions(6), problem.a, problem.b)
     return float(max(abs(plan - flipped).max() for plan, flipped in zip(_plans(problem), other, strict=True)))
 
