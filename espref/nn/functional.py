@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from . import operators
 from ._checks import as_temperature, as_valid, check_options, check_tokens
+from .losses import est_loss, expected_soft_plan, soft_est_loss  # noqa: F401
 from .ranks import valid_count
 
 
@@ -217,7 +218,7 @@ def differential_attention(
 
     References
     ----------
-    ye2024differential
+    ye2025differential
     """
     check_tokens(query, key, value)
     if query.shape[-1] % 2:
