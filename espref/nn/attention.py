@@ -7,7 +7,16 @@ from torch import Tensor, nn
 
 from .functional import AttentionOutput, differential_attention, sinkhorn_attention, softmax_attention
 from .masks import Masks
-from .multihead import PairwiseAttention, PlanAttention, with_dropped_keys
+from .multihead import MultiheadBase
+from .plan import PlanAttention, with_dropped_keys
+
+
+class PairwiseAttention(MultiheadBase):
+    """Attention in which a mask may exclude single pairs of query and key, causal masks included."""
+
+    def allowed_pairs(self, q: Tensor, k: Tensor, masks: Masks) -> tuple[Tensor | None, Tensor | None]:
+        """Which queries may attend to which keys, and what is added to the scores; None: all, nothing."""
+        return masks.pairs(q.shape[-2], k.shape[-2], q.device)
 
 
 class SoftmaxAttention(PairwiseAttention):

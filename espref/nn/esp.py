@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ._checks import shown
 from .functional import AttentionOutput, esp_attention
 from .masks import Masks
-from .multihead import PlanAttention, with_dropped_keys
+from .plan import PlanAttention, with_dropped_keys
 from .sorting import SORTS
 
 
