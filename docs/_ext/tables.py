@@ -201,11 +201,8 @@ class Supported(Table):
         names = {"numpy": "NumPy", "scipy": "SciPy", "torch": "PyTorch"}
         parts = [name.split(">=") for name in (*project()["dependencies"], *extras["torch"])]
         needed = [f"{names[name]} {oldest} or newer" for name, oldest in parts]
-        return self.parsed(
-            [
-                f"espref supports Python {pythons[0]} to {pythons[-1]}, {', '.join(needed[:-1])} and, where used, {needed[-1]}."
-            ]
-        )
+        required, optional = ", ".join(needed[:-1]), needed[-1]
+        return self.parsed([f"espref supports Python {pythons[0]} to {pythons[-1]}, {required}, and {optional}."])
 
 
 class Extras(Table):

@@ -227,7 +227,8 @@ def test_social_tags(name: str) -> None:
     head = (SITE / name).read_text().split("</head>")[0]
     if not name.startswith("_modules"):
         description = re.search(r'<meta name="description" content="(.*?)"', head, re.DOTALL)
-        assert description and len(description[1]) > 20
+        assert description and len(description[1]) > 20 and "\\" not in description[1], "a sentence, without formulas"
+        assert head.count('name="description"') == head.count('property="og:description"') == 1
         assert 'property="og:title"' in head and 'property="og:description"' in head
 
 
