@@ -36,6 +36,7 @@ extensions = [
     "api",
     "ledger",
     "notebooks",
+    "panels",
     "tables",
 ]
 exclude_patterns = ["_build", "_static", "**.ipynb_checkpoints", "figures", "records"]
