@@ -38,6 +38,7 @@ extensions = [
     "notebooks",
     "panels",
     "tables",
+    "themes",
 ]
 exclude_patterns = ["_build", "_static", "**.ipynb_checkpoints", "figures", "records"]
 

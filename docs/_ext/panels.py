@@ -19,6 +19,7 @@ from docutils import nodes
 from matplotlib.figure import Figure
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from themes import themed
 
 import espref as es
 from espref.plot import MASS, SOURCE, TARGET
@@ -35,12 +36,12 @@ class Panel(NamedTuple):
 
 
 def three_by_three() -> State:
-    """The worked example of the course."""
-    return {"x": [[0.0, 1.0], [-1.0, -0.5], [0.5, -1.0]], "y": [[1.5, 0.5], [0.5, 1.5], [-0.5, 0.5]]}
+    """The worked example of the course: the bakeries and cafés of tutorial 0."""
+    return {"x": [[0, 2], [-2, -1], [1, -2]], "y": [[3, 1], [1, 3], [-1, 0]], "extent": 3.6}
 
 
 def _slices() -> State:
-    return {**three_by_three(), "slices": 36, "index": 11}
+    return {**three_by_three(), "slices": 36, "index": 5}
 
 
 def _ring() -> State:
@@ -48,7 +49,7 @@ def _ring() -> State:
     angle = 2 * np.pi * (np.arange(10) + rng.uniform(-0.3, 0.3, 10)) / 10
     x = 1.4 * np.column_stack([np.cos(angle), np.sin(angle)])
     y = rng.normal(size=(10, 2)) * [0.5, 0.25] + [0.3, 0.2]
-    return {"x": x.round(2).tolist(), "y": y.round(2).tolist(), "slices": 60, "beta": 5.0}
+    return {"x": x.round(2).tolist(), "y": y.round(2).tolist(), "extent": 2, "slices": 60, "beta": 5.0}
 
 
 def _scores() -> State:
@@ -152,7 +153,7 @@ def picture(panel: Panel) -> str:
         panel.draw(panel.state(), figure)
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode(themed(file.getvalue().decode()).encode()).decode()
 
 
 class PanelDirective(SphinxDirective):

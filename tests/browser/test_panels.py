@@ -70,9 +70,15 @@ def random_state(name: str, rng: np.random.Generator) -> dict[str, Any]:
         x, y = x.round(0), y.round(0)
     slices = int(rng.integers(1, 40))
     if name == "slices":
-        return {"x": x.tolist(), "y": y.tolist(), "slices": slices, "index": int(rng.integers(slices))}
+        return {"x": x.tolist(), "y": y.tolist(), "extent": 2, "slices": slices, "index": int(rng.integers(slices))}
     if name == "beta":
-        return {"x": x.tolist(), "y": y.tolist(), "slices": slices, "beta": float(10 ** rng.uniform(-2, 3))}
+        return {
+            "x": x.tolist(),
+            "y": y.tolist(),
+            "extent": 2,
+            "slices": slices,
+            "beta": float(10 ** rng.uniform(-2, 3)),
+        }
     if name == "soft-sort":
         return {"s": rng.uniform(-2, 2, n).tolist(), "tau": float(10 ** rng.uniform(-2.5, 1.5))}
     q, k = rng.normal(size=(2, n + 1, 5)).tolist()

@@ -65,8 +65,8 @@
       handle.setPointerCapture(event.pointerId);
       let last = event;
       const follow = (next) => {
-        const pixels = root.getBoundingClientRect().width / 320;
-        move((next.clientX - last.clientX) / pixels, (next.clientY - last.clientY) / pixels);
+        const size = root.getBoundingClientRect().width / 320;
+        move((next.clientX - last.clientX) / size, (next.clientY - last.clientY) / size);
         last = next;
       };
       const stop = () => {
@@ -145,16 +145,20 @@
   };
   const HALF_TURN = [[0, "0°"], [Math.PI / 2, "90°"], [Math.PI, "180°"]];
 
-  /** Points of both clouds as handles of a plane of pixels [0, 320]^2, which stands for [-2, 2]^2. */
-  const toPixels = ([x, y]) => [160 + 80 * x, 160 - 80 * y];
+  /** The plane [-extent, extent]^2 in pixels [0, 320]^2. */
+  const pixels = (extent) => ([x, y]) => [160 + (160 / extent) * x, 160 - (160 / extent) * y];
+
+  /** Points of both clouds as handles in the plane. */
   function movable(plane, state, update) {
+    const toPixels = pixels(state.extent);
+    const [unit, edge] = [state.extent / 160, 0.95 * state.extent];
     const group = svg("g", {}, plane.root);
     const handles = [["x", "source"], ["y", "target"]].flatMap(([cloud, name]) => state[cloud].map((_, k) => {
       const shape = cloud === "x" ? svg("circle", { r: 7, class: name }, group)
         : svg("rect", { x: -6.5, y: -6.5, width: 13, height: 13, class: name }, group);
       draggable(shape, plane.root, (dx, dy) => {
         const [px, py] = state[cloud][k];
-        state[cloud][k] = [clamp(px + dx / 80, -1.9, 1.9), clamp(py - dy / 80, -1.9, 1.9)];
+        state[cloud][k] = [clamp(px + dx * unit, -edge, edge), clamp(py - dy * unit, -edge, edge)];
         update();
       });
       return { shape, place: () => {
@@ -169,7 +173,7 @@
   }
 
   /** Lines between the points of both clouds, as wide as the mass they carry. */
-  function drawPlan(parent, plan, x, y, place = toPixels) {
+  function drawPlan(parent, plan, x, y, place) {
     plan.forEach((row, i) => row.forEach((mass, j) => {
       if (mass < 1e-4) return;
       const relative = mass * Math.min(x.length, y.length);
@@ -188,7 +192,7 @@
     const shadows = view(panel, 150, "The shadows on the line and the arcs that match them");
     const costs = view(panel, 190, "Cost of the slice against the angle of its direction");
     const mean = view(panel, 320, "Mean of the plans of the slices so far, as a matrix");
-    const below = svg("g", {}, plane.root);
+    const [below, toPixels] = [svg("g", {}, plane.root), pixels(state.extent)];
     const place = movable(plane, state, () => panel.update());
     const knob = svg("circle", { r: 9, class: "knob", role: "button" }, plane.root);
     const turn = slider(panel, { label: "Slice", min: 0, max: state.slices - 1, step: 1, value: state.index,
@@ -218,7 +222,7 @@
       const onLine = (s) => toPixels([s * cx, s * cy]);
 
       below.replaceChildren();
-      line(below, ...onLine(-3), ...onLine(3), { class: "axis" });
+      line(below, ...onLine(-1.5 * state.extent), ...onLine(1.5 * state.extent), { class: "axis" });
       const shadow = (points, scores, name) => points.forEach((point, k) => {
         line(below, ...toPixels(point), ...onLine(scores[k]), { class: `shadow ${name}` });
         const [px, py] = onLine(scores[k]);
@@ -226,8 +230,8 @@
       });
       shadow(state.x, found.u, "source");
       shadow(state.y, found.v, "target");
-      drawPlan(below, found.plan, state.x, state.y);
-      const [kx, ky] = onLine(1.85);
+      drawPlan(below, found.plan, state.x, state.y, toPixels);
+      const [kx, ky] = onLine(0.93 * state.extent);
       knob.setAttribute("transform", `translate(${kx} ${ky})`);
       knob.setAttribute("aria-label", `direction at ${Math.round((found.angle * 180) / Math.PI)} degrees; the arrow keys turn it`);
       if (!knob.matches(":active")) grip = [kx, ky];
@@ -283,7 +287,7 @@
     const weights = view(panel, 190, "Cost and weight of each slice against its angle");
     const cost = view(panel, 190, "Cost of the tilted plan against beta");
     const effective = view(panel, 190, "Effective number of slices against beta");
-    const below = svg("g", {}, plane.root);
+    const [below, toPixels] = [svg("g", {}, plane.root), pixels(state.extent)];
     const place = movable(plane, state, () => panel.update());
     slider(panel, { label: "Inverse temperature β", min: -2, max: 3, step: 0.05, value: Math.log10(state.beta),
       read: (exponent) => 10 ** exponent, onInput: (beta) => { state.beta = beta; panel.update?.(); } });
@@ -301,7 +305,7 @@
     const update = () => {
       const found = numbers();
       below.replaceChildren();
-      drawPlan(below, found.plan, state.x, state.y);
+      drawPlan(below, found.plan, state.x, state.y, toPixels);
       place();
       plane.title(`β = ${format(state.beta)}: cost ${format(found.cost)}`);
 
