@@ -52,7 +52,6 @@ nb_merge_streams = True
 nb_number_source_lines = False
 
 # The claims are checked at every build (docs/_ext/ledger.py).
-ledger_seeds = 3
 ledger_require_tutorial = True
 
 # API: one page per chapter (docs/_ext/api.py).

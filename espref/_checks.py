@@ -226,6 +226,14 @@ def as_exponent(value: float, *, infinite: bool = False) -> float:
     return as_real(value, "p", least=1, infinite=infinite)
 
 
+def as_fraction(value: float, name: str) -> float:
+    """A number in [0, 1]."""
+    number = as_real(value, name, least=0)
+    if number > 1:
+        raise ValueError(f"{name}: expected a number <= 1, got {value!r}")
+    return number
+
+
 def as_count(value: int, name: str, *, least: int = 1) -> int:
     """A whole number >= ``least``."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < least:

@@ -50,7 +50,8 @@ def sample_directions(n_directions: int, dim: int, *, method: str = "random", rn
 
     References
     ----------
-    shahbazi2025espformer (axes), mezzadri2007generate (Haar matrices by QR)
+    shahbazi2025espformer (axes), mezzadri2007generate (Haar matrices by QR), sobol1967distribution,
+    lebedev1999quadrature
     """
     n, dim = as_count(n_directions, "n_directions"), as_count(dim, "dim")
     as_choice(method, "method", METHODS)

@@ -137,7 +137,7 @@ def expected_sliced_plan(
 
     References
     ----------
-    liu2025est
+    liu2025est, tanguy2025sliced (general measures)
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, ties)
     p, beta, prior = as_exponent(p, infinite=True), as_beta(beta), as_prior(prior, len(directions))
@@ -314,6 +314,10 @@ def sliced_wasserstein(
     >>> from espref import sliced_wasserstein
     >>> sliced_wasserstein([[0.0, 0.0]], [[3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0]], p=1)
     3.5
+
+    References
+    ----------
+    bonneel2015sliced
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, "first")
     p, prior = as_exponent(p), as_prior(prior, len(directions))

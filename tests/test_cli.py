@@ -13,8 +13,8 @@ from scipy import sparse
 
 import espref
 from espref import benchmarks, expected_sliced_plan, sample_directions, transport_cost
-from espref.app import cli, plan, verify
-from espref.claims import LEDGER, circle, real_problems
+from espref.app import cli, plan
+from espref.claims import LEDGER, circle, measurements, real_problems
 from espref.claims import expected as expected_claims
 
 pytest.importorskip("rich")
@@ -91,7 +91,7 @@ def test_json_holds_what_was_measured(capsys, tmp_path):
 def test_missing_extras_are_told(capsys, monkeypatch):
     """Claims that need a missing module are skipped with the pip line, real data too; that is no failure."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(verify, "find_spec", lambda name: None)
+    monkeypatch.setattr(measurements, "find_spec", lambda name: None)
     code, out, _ = run(capsys, "verify", "--only", "sorted-is-optimal", "--seeds", "1")
     assert code == 0 and "skipped" in out and "real data skipped: pip install 'espref[verify]'" in out
     assert "1 skipped" in out and "8 synthetic problems" in out
@@ -170,7 +170,7 @@ def test_own_clouds_of_awkward_shapes(capsys, tmp_path, monkeypatch, name):
         (("plan", "x.csv", "y.npy", "-o", "p.npz", "--method", "lebedev"), "dim: expected 3 for Lebedev"),
         (("plan", "x.csv", "y.npy", "-o", "p.npz", "--target-weights", "w.csv"), "w.csv: expected 9 weights"),
         (("bench", "no-such-suite"), "suite: expected one of all, plans, planfree, attention"),
-        (("cite", "nobody1900nothing"), "keys: expected keys among espref, liu2025est"),
+        (("cite", "nobody1900nothing"), "keys: expected keys among espref, espref-misc, liu2025est"),
     ],
 )
 def test_bad_input_is_one_line(capsys, clouds, words, message):

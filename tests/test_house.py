@@ -31,6 +31,7 @@ LONG = {
     "claims.line": "one function per claim of the chapter, statement and proof included",
     "claims.nn": "one function per claim of the chapter, statement and proof included",
     "claims.softsort": "one function per claim of the chapter, statement and proof included",
+    "nn.losses": "three public functions of many arguments, each documented in full",
     "train.paper": "readers of the four data sets of the paper",
 }
 #: Imports by a name that is computed -> what they load. The root package loads its lazy attributes, so that

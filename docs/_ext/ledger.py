@@ -30,8 +30,8 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 import espref.claims
 import espref.train.claims  # the claims about training
 from espref.chapters import in_order, title
-from espref.claims.ledger import LEDGER, Claim, Outcome, run
-from espref.claims.problems import real_problems, synthetic_problems
+from espref.claims import measurements
+from espref.claims.ledger import LEDGER, Claim, Outcome
 
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
@@ -74,9 +74,11 @@ def naming_tutorials() -> dict[str, list[str]]:
 
 
 def run_ledger(app: Sphinx) -> None:
-    """Run all claims on the synthetic and the real problems, and warn of those that fail."""
-    problems = [*synthetic_problems(), *real_problems()]
-    for outcome in run(LEDGER.values(), problems, app.config.ledger_seeds):
+    """Run the ledger as `espref verify` does, publish the document of the run, and warn of claims that fail."""
+    measured = measurements.run_ledger()
+    Path(app.outdir).mkdir(parents=True, exist_ok=True)
+    measurements.publish(Path(app.outdir), measured)
+    for outcome in measured.outcomes:
         OUTCOMES[outcome.claim.id] = outcome
         if not outcome.good:
             logger.warning("claim %s fails: %s, %s", outcome.claim.id, outcome.residual, outcome.note)
@@ -135,10 +137,12 @@ def body(check: Callable[..., float]) -> str:
 def proof(entry: Claim) -> str:
     """The docstring of the check, its source and its code."""
     code = "\n\n".join(body(check) for check in (entry.check, *(companion.check for companion in entry.companions)))
-    cited = ", ".join(f"{{cite:t}}`{key.strip()}`" for key in entry.source.split(",") if key.strip())
-    parts = [textwrap.dedent(inspect.getdoc(entry.check) or "")]
-    if cited:
-        parts.append(f"Source: {cited}.")
+    origin = entry.origin
+    for key in entry.sources:
+        origin = origin.replace(key, f"{{cite:t}}`{key}`")
+    parts = [textwrap.dedent(inspect.getdoc(entry.check) or ""), f"Source: {origin}."]
+    if entry.corrected:
+        parts.append(f"Corrected in {entry.corrected}")
     parts.append(f"```python\n{code}\n```")
     return "\n\n".join(parts)
 
@@ -252,7 +256,6 @@ class ClaimRole(SphinxRole):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    app.add_config_value("ledger_seeds", 1, "env")
     app.add_config_value("ledger_require_tutorial", False, "env")
     app.add_role("claim", ClaimRole())
     app.add_directive("ledger-chapter", LedgerChapter)

@@ -39,7 +39,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .._checks import Limit
-from .problems import NotMeasurable, Problem, fits
+from .problems import SEEDS, NotMeasurable, Problem, fits
 
 Kind = Literal["theorem", "property", "refutation", "measurement"]
 Scope = Literal["fixed", "seed", "pair", "square", "plane"]
@@ -82,11 +82,28 @@ class Claim:
     needs: tuple[str, ...] = ()
     companions: list[Companion] = field(default_factory=list)
     measured: str = ""
+    corrected: str = ""
 
     @property
     def chapter(self) -> str:
         """The module that the claim is about, the first part of its identifier."""
         return self.id.split(".")[0]
+
+    @property
+    def sources(self) -> list[str]:
+        """The keys of the papers that the claim is about."""
+        return [key.strip() for key in self.source.split(",") if key.strip()]
+
+    @property
+    def origin(self) -> str:
+        """Where the claim comes from: a paper, or this project, where nobody has reviewed it."""
+        papers = ", ".join(self.sources)
+        if self.kind == "theorem":
+            return papers or "derived here, not peer-reviewed"
+        if self.kind == "property":
+            return "a property of this software" + (f", compared with {papers}" if papers else "")
+        done = "derived here" if self.kind == "refutation" else "measured here"
+        return f"{done}, not peer-reviewed" + (f"; about a statement of {papers}" if papers else "")
 
     @property
     def proof(self) -> str:
@@ -124,22 +141,26 @@ def claim(
     measured: str = "",
     sense: Sense | None = None,
     needs: tuple[str, ...] = (),
+    corrected: str = "",
 ) -> Callable[[Callable[..., float]], Claim]:
     """Enter the decorated check into the ledger.
 
+    id : permanent, and listed in ``identifiers.txt``; never given to another statement.
     statement : hypotheses and assertion, as they would be printed in a paper.
     measured : what the check returns, as a noun phrase that completes "measured as".
     on : what the check is run on. "fixed": ``check()``, once; "seed": ``check(rng)``, once per seed; "pair":
         ``check(problem)`` for every problem; "square": those with n = m and uniform weights; "plane": those with d = 2.
     sense : "at least" (default for refutations) or "at most" (default for all other kinds).
     needs : modules beyond NumPy and SciPy, keys of ``EXTRAS``; without them the claim is skipped with the pip line.
+    corrected : the version in which the statement was corrected, and how: "0.3.0: holds for p >= 1 only".
     """
     if id in LEDGER:
         raise ValueError(f"id: expected a new identifier, got {id!r}, which is in the ledger")
 
     def register(check: Callable[..., float]) -> Claim:
         default: Sense = "at least" if kind == "refutation" else "at most"
-        entry = Claim(id, kind, statement, source, check, tolerance, sense or default, on, needs, measured=measured)
+        entry = Claim(id, kind, statement, source, check, tolerance, sense or default, on, needs)
+        entry.measured, entry.corrected = measured, corrected
         LEDGER[id] = entry
         return entry
 
@@ -202,7 +223,7 @@ def _one_torch_thread(uses_torch: bool) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def run_claim(entry: Claim, problems: Sequence[Problem], seeds: int = 3) -> Outcome:
+def run_claim(entry: Claim, problems: Sequence[Problem], seeds: int = SEEDS) -> Outcome:
     """Run one claim and its companions on everything they apply to; the worst residual counts."""
     with _one_torch_thread("torch" in entry.needs and entry.missing() is None):
         return _run_claim(entry, problems, seeds)
@@ -250,7 +271,7 @@ def _smallest_violation(companion: Companion, problems: Sequence[Problem], seeds
 def run(
     entries: Iterable[Claim],
     problems: Sequence[Problem],
-    seeds: int = 3,
+    seeds: int = SEEDS,
     progress: Callable[[Claim], Any] = lambda entry: None,
 ) -> Iterator[Outcome]:
     """Run claims one after the other; ``progress`` is called with each claim before it is run."""

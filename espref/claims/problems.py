@@ -14,6 +14,8 @@ from ..directions import sample_directions
 
 #: Unit of rounding.
 EPS = float(np.finfo(np.float64).eps)
+#: Seeds of the random problems in a run of the whole ledger, on the command line and on the site alike.
+SEEDS = 3
 
 
 class NotMeasurable(Exception):
