@@ -20,7 +20,8 @@ from espref.claims.ledger import LEDGER
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = sorted((ROOT / "tutorials").glob("[0-9]*.md"))
-PAGES = [*TUTORIALS, *(ROOT / "tutorials").glob("index.md"), *(ROOT / "docs").glob("*.md")]
+HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+PAGES = [*TUTORIALS, *(ROOT / "tutorials").glob("index.md"), *(ROOT / "docs").glob("*.md"), *HOW_TO]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 tutorials = pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 
@@ -88,7 +89,7 @@ def test_markdown_output_is_parsed(page: Path) -> None:
         assert "\nMarkdown(" not in cell or "markdown_format: myst" in cell
 
 
-@tutorials
+@pages
 def test_code_is_narrow(page: Path) -> None:
     """Code fits the column of text on the site: at most 76 characters."""
     assert [line for cell in cells(page) for line in code(cell).splitlines() if len(line) > 76] == []
