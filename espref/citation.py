@@ -70,7 +70,7 @@ def cite(*keys: str) -> str:
 
     Parameters
     ----------
-    keys : str
+    *keys : str
         Keys of the bibliography, which docstrings name under "References" and claims as their sources. "espref" is
         this package as @software, and "espref-misc" as @misc, for bibliography styles that do not know @software.
 
@@ -83,6 +83,10 @@ def cite(*keys: str) -> str:
     ------
     ValueError
         For an unknown key; the message lists the known ones.
+
+    See Also
+    --------
+    espref.claims.cite_claim
 
     Examples
     --------

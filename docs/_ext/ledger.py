@@ -29,7 +29,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 import espref.claims
 import espref.train.claims  # the claims about training
-from espref.chapters import in_order, title
+from espref.chapters import CHAPTERS, in_order, title
 from espref.claims import measurements
 from espref.claims.ledger import LEDGER, Claim, Outcome
 
@@ -41,6 +41,11 @@ KINDS = {"theorem": "theorem", "property": "property", "refutation": "propositio
 TESTS = {"nn": "tests/nn/test_nn_claims.py", "train": "tests/train/test_loop.py"}
 #: Chapters whose code has no API page, and the file that is linked.
 CODE = {"train": "espref/train/loop.py"}
+#: Chapters without claims, and where they are measured.
+ELSEWHERE = {
+    "planfree": "The claims of [attention](/ledger/attention.md) compare it with the attention that it computes: see "
+    "{claim}`attention.planfree-equals-plain`."
+}
 NAMED = re.compile(r"\{claim\}`([^`]+)`")
 OUTCOMES: dict[str, Outcome] = {}
 
@@ -55,8 +60,8 @@ def sentence(identifier: str) -> str:
 
 
 def chapters() -> list[str]:
-    """The chapters that have claims, in mathematical order."""
-    return in_order({entry.chapter for entry in LEDGER.values()})
+    """All chapters, in mathematical order; one without claims has a page too, so that all have the same numbers."""
+    return in_order({*CHAPTERS, *(entry.chapter for entry in LEDGER.values())})
 
 
 def statement(entry: Claim) -> str:
@@ -211,7 +216,11 @@ class LedgerChapter(Generated):
         self.env.note_reread()
         named = naming_pages()
         entries = [entry for entry in LEDGER.values() if entry.chapter == self.arguments[0]]
-        return self.parsed("\n".join(box(entry, OUTCOMES[entry.id], named[entry.id]) for entry in entries))
+        if not entries:
+            return self.parsed(f"No claim is about this chapter alone. {ELSEWHERE[self.arguments[0]]}")
+        contents = [f"- {{prf:ref}}`box-{anchor(entry.id)}` {sentence(entry.id)}" for entry in entries]
+        boxes = [box(entry, OUTCOMES[entry.id], named[entry.id]) for entry in entries]
+        return self.parsed("\n".join(["```{div} contents-list", *contents, "```", *boxes]))
 
 
 class LedgerSummary(Generated):
@@ -222,6 +231,8 @@ class LedgerSummary(Generated):
         rows = []
         for chapter in chapters():
             outcomes = [o for o in OUTCOMES.values() if o.claim.chapter == chapter]
+            if not outcomes:
+                continue
             kinds = [sum(o.claim.kind == kind for o in outcomes) for kind in KINDS]
             good = sum(o.good and o.verdict != "skipped" for o in outcomes)
             seconds = f"{sum(o.seconds for o in outcomes):.1f}\N{NO-BREAK SPACE}s"

@@ -1,8 +1,8 @@
 """The ledger of claims, in the order of the mathematics.
 
-``LEDGER`` maps identifiers to claims, and :func:`run_ledger` measures them; see :mod:`espref.claims.ledger` and, for
-the document of a run, :mod:`espref.claims.measurements`.
-Importing this package enters the claims about the mathematics. Importing :mod:`espref.train.claims` enters those about
+``LEDGER`` maps identifiers to claims, and :func:`run_ledger` measures them; see ``espref.claims.ledger`` and, for the
+document of a run, ``espref.claims.measurements``.
+Importing this package enters the claims about the mathematics. Importing ``espref.train.claims`` enters those about
 training.
 """
 

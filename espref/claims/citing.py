@@ -34,6 +34,10 @@ def cite_claim(identifier: str, run: Path | None = None) -> str:
     ValueError
         For an unknown identifier, or a file that is no such document or does not hold the claim.
 
+    See Also
+    --------
+    espref.cite
+
     Examples
     --------
     >>> from espref.claims import cite_claim

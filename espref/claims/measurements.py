@@ -3,7 +3,7 @@
 The command line and the site measure by :func:`run_ledger`, on the same problems and with the same seeds, and write the
 same document. Its layout, version 1 (``"schema": 1``), is stated as a JSON Schema in ``ledger.schema.json``:
 
-* ``"document"``: "espref ledger"; ``"environment"``: what :func:`espref._environment.environment` returned, with the
+* ``"document"``: "espref ledger"; ``"environment"``: what ``espref._environment.environment`` returned, with the
   version, the commit and the date; ``"seeds"``, ``"seconds"``, and ``"note"``, which says what was left out;
 * ``"problems"``: name, origin, seed, sizes n and m, and dimension of each pair of clouds;
 * ``"claims"``: of each claim the identifier, the kind, the statement, what is measured, the keys of its sources, where
@@ -35,18 +35,52 @@ Document = dict[str, Any]
 
 
 class Run(NamedTuple):
-    """The outcomes of some claims, what they were measured on, and with what."""
+    """The outcomes of some claims, what they were measured on, and with what.
 
-    outcomes: list[Outcome]
-    problems: list[Problem]
-    seeds: int
-    seconds: float
+    See Also
+    --------
+    run_ledger
+
+    Examples
+    --------
+    >>> from espref.claims import LEDGER, run_ledger
+    >>> run_ledger([LEDGER["attention.no-causal-form"]], problems=[]).problems
+    []
+    """
+
+    outcomes: list[Outcome]  # one for each claim
+    problems: list[Problem]  # what they were measured on
+    seeds: int  # of the claims about random data
+    seconds: float  # time taken
     note: str  # what was done to the problems, or is missing from them
-    environment: Environment
+    environment: Environment  # versions, commit, machine
 
 
 def default_problems(seeds: int = SEEDS) -> tuple[list[Problem], str]:
-    """The synthetic problems of all seeds and, where scikit-learn is installed, the real ones; what is left out."""
+    """The synthetic problems of all seeds and, where scikit-learn is installed, the real ones; what is left out.
+
+    Parameters
+    ----------
+    seeds : int
+        Number of seeds.
+
+    Returns
+    -------
+    problems : list of Problem
+        For each seed those of :func:`synthetic_problems` and of :func:`real_problems`.
+    note : str
+        What is left out, or nothing.
+
+    See Also
+    --------
+    run_ledger, synthetic_problems, real_problems
+
+    Examples
+    --------
+    >>> from espref.claims import default_problems
+    >>> len(default_problems(seeds=1)[0]) >= 8
+    True
+    """
     problems = [problem for seed in range(seeds) for problem in synthetic_problems(seed)]
     if find_spec("sklearn") is None:
         return problems, "real data skipped: pip install 'espref[verify]'"
@@ -67,12 +101,34 @@ def run_ledger(
 
     Parameters
     ----------
-    entries : the claims
-    problems : what they are measured on
-    seeds : number of seeds of the claims about random data, and of the default problems
-    note : remark on the given problems
-    inputs : files that the given problems were read from
-    before, after : called with each claim before it is measured, with each outcome as soon as it is there
+    entries : iterable of Claim, optional
+        What to measure; all that are entered by default.
+    problems : sequence of Problem, optional
+        What they are measured on; by default those of :func:`default_problems`.
+    seeds : int
+        Number of seeds of the claims about random data, and of the default problems.
+    note : str
+        Remark on the given problems.
+    inputs : iterable of path
+        Files that the given problems were read from.
+    before, after : callable
+        Called with each claim before it is measured, with each outcome as soon as it is there.
+
+    Returns
+    -------
+    Run
+        The outcomes, and what they were measured on and with.
+
+    See Also
+    --------
+    run : The same without a record of what it was measured with.
+
+    Examples
+    --------
+    >>> from espref.claims import LEDGER, run_ledger, synthetic_problems
+    >>> measured = run_ledger([LEDGER["line.marginals"]], synthetic_problems(), seeds=1)
+    >>> [outcome.verdict for outcome in measured.outcomes]
+    ['holds']
     """
     commit_at_start()
     start = time.perf_counter()
