@@ -70,11 +70,12 @@ def statement(entry: Claim) -> str:
 
 
 def naming_pages() -> dict[str, list[str]]:
-    """Claim -> the tutorials and how-to pages that name it, as paths from the root of the site."""
+    """Claim -> the tutorials and other pages that name it, as paths from the root of the site."""
     pages = defaultdict(list)
-    for page in sorted([*(ROOT / "tutorials").glob("[0-9]*.md"), *(ROOT / "docs" / "how-to").glob("*.md")]):
-        for identifier in dict.fromkeys(NAMED.findall(page.read_text())):
-            pages[identifier].append(f"/{page.parent.name}/{page.name}")
+    for folder, pattern in ((ROOT, "tutorials/[0-9]*.md"), (ROOT / "docs", "how-to/*.md"), (ROOT / "docs", "*.md")):
+        for page in sorted(folder.glob(pattern)):
+            for identifier in dict.fromkeys(NAMED.findall(page.read_text())):
+                pages[identifier].append(f"/{page.relative_to(folder)}")
     return pages
 
 
@@ -90,7 +91,7 @@ def run_ledger(app: Sphinx) -> None:
     named = naming_pages()
     unnamed = [identifier for identifier in LEDGER if identifier not in named]
     if unnamed and app.config.ledger_require_tutorial:
-        logger.warning("no tutorial and no how-to page names %s", ", ".join(unnamed))
+        logger.warning("no page names %s", ", ".join(unnamed))
 
 
 def write_pages(app: Sphinx) -> None:
