@@ -196,6 +196,19 @@ def as_plan(plan: Plan | ArrayLike) -> coo_array:
     return coo_array((values, (entries.row, entries.col)), shape=entries.shape)
 
 
+def as_nonnegative_plan(plan: Plan | ArrayLike) -> coo_array:
+    """The positive entries of a plan, at least one, each once, row by row."""
+    entries = as_plan(plan).tocsr().tocoo()  # adds up entries that are listed twice
+    if entries.nnz and entries.data.min() < 0:
+        k = int(entries.data.argmin())
+        where = f"({entries.row[k]}, {entries.col[k]})"
+        raise ValueError(f"plan: expected nonnegative entries, got {entries.data[k]} at index {where}")
+    entries.eliminate_zeros()
+    if not entries.nnz:
+        raise ValueError("plan: expected some mass, all entries are 0")
+    return entries
+
+
 def as_real(value: float, name: str, *, least: float, infinite: bool = False, above: bool = False) -> float:
     """A real number >= ``least`` (> ``least`` if ``above``), infinite only where allowed."""
     expected = f"a number {'>' if above else '>='} {least:g}" + ("" if infinite else " and finite")

@@ -41,13 +41,16 @@ def project() -> Project:
     return Project(tuple(about["Author"].split(", ")), addresses["Repository"])
 
 
+def authors_in_bibtex() -> str:
+    """The authors as a field of BibTeX; the name of a group is kept together by braces."""
+    return " and ".join(f"{{{name}}}" if name.startswith("The ") else name for name in project().authors)
+
+
 def bibliography() -> dict[str, str]:
     """Key -> BibTeX entry: the package itself, as @software and as @misc, then ``references.bib`` in its order."""
-    names, repository = project()
-    authors = " and ".join(f"{{{name}}}" if name.startswith("The ") else name for name in names)
     fields = (
-        f"  title = {{{TITLE}}},\n  author = {{{authors}}},\n  year = {{{DATE[:4]}}},\n  version = {{{__version__}}},\n"
-        f"  url = {{{repository}}}\n}}"
+        f"  title = {{{TITLE}}},\n  author = {{{authors_in_bibtex()}}},\n  year = {{{DATE[:4]}}},\n"
+        f"  version = {{{__version__}}},\n  url = {{{project().repository}}}\n}}"
     )
     entries = {
         "espref": f"@software{{espref,\n{fields}",
@@ -67,7 +70,7 @@ def cite(*keys: str) -> str:
 
     Parameters
     ----------
-    keys : str
+    *keys : str
         Keys of the bibliography, which docstrings name under "References" and claims as their sources. "espref" is
         this package as @software, and "espref-misc" as @misc, for bibliography styles that do not know @software.
 
@@ -80,6 +83,10 @@ def cite(*keys: str) -> str:
     ------
     ValueError
         For an unknown key; the message lists the known ones.
+
+    See Also
+    --------
+    espref.claims.cite_claim
 
     Examples
     --------

@@ -14,11 +14,23 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.spatial import KDTree
 
-from ._checks import Array, InputLimit, Plan, as_fraction, as_pair, as_plan, as_points
+from ._checks import Array, InputLimit, Plan, as_fraction, as_nonnegative_plan, as_pair, as_points
 
 
 class WeightedCloud(NamedTuple):
-    """Points with the mass that each carries."""
+    """Points with the mass that each carries.
+
+    See Also
+    --------
+    displacement_interpolation
+
+    Examples
+    --------
+    >>> from espref import displacement_interpolation
+    >>> points, weights = displacement_interpolation([[1.0]], [[0.0]], [[2.0]], t=0.5)
+    >>> points, weights
+    (array([[1.]]), array([1.]))
+    """
 
     points: Array  # (k, d)
     weights: Array  # (k,) positive; their sum is the mass of the plan
@@ -66,7 +78,7 @@ def barycentric_map(plan: Plan, y: ArrayLike) -> Array:
     ambrosio2008gradient, theorem 12.4.4
     """
     y = as_points(y, "y")
-    entries = _nonnegative(plan)
+    entries = as_nonnegative_plan(plan)
     if entries.shape[1] != len(y):
         raise ValueError(f"plan: expected one column for each of the {len(y)} rows of y, got shape {entries.shape}")
     heaviest = np.zeros(entries.shape[0])
@@ -189,26 +201,13 @@ def displacement_interpolation(plan: Plan, x: ArrayLike, y: ArrayLike, t: float)
     """
     x, y = as_pair(x, y)
     t = as_fraction(t, "t")
-    entries = _nonnegative(plan)
+    entries = as_nonnegative_plan(plan)
     if entries.shape != (len(x), len(y)):
         raise ValueError(f"plan: expected shape ({len(x)}, {len(y)}), got shape {entries.shape}")
-    if not entries.nnz:
-        raise ValueError("plan: expected some mass, all entries are 0")
     start, stop = x[entries.row], y[entries.col]
     with np.errstate(over="ignore", under="ignore"):
         points = np.clip((1 - t) * start + t * stop, np.minimum(start, stop), np.maximum(start, stop))
     return WeightedCloud(points, entries.data)
-
-
-def _nonnegative(plan: Plan) -> coo_array:
-    """The positive entries of a plan, each once, row by row."""
-    entries = as_plan(plan).tocsr().tocoo()  # adds up entries that are listed twice
-    if entries.nnz and entries.data.min() < 0:
-        k = int(entries.data.argmin())
-        where = f"({entries.row[k]}, {entries.col[k]})"
-        raise ValueError(f"plan: expected nonnegative entries, got {entries.data[k]} at index {where}")
-    entries.eliminate_zeros()
-    return entries
 
 
 def _distinct(x: Array, images: Array) -> tuple[Array, Array]:

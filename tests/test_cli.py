@@ -13,8 +13,8 @@ from scipy import sparse
 
 import espref
 from espref import benchmarks, expected_sliced_plan, sample_directions, transport_cost
-from espref.app import cli, plan, verify
-from espref.claims import LEDGER, circle, real_problems
+from espref.app import cli, plan
+from espref.claims import LEDGER, circle, measurements, real_problems
 from espref.claims import expected as expected_claims
 
 pytest.importorskip("rich")
@@ -91,7 +91,7 @@ def test_json_holds_what_was_measured(capsys, tmp_path):
 def test_missing_extras_are_told(capsys, monkeypatch):
     """Claims that need a missing module are skipped with the pip line, real data too; that is no failure."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(verify, "find_spec", lambda name: None)
+    monkeypatch.setattr(measurements, "find_spec", lambda name: None)
     code, out, _ = run(capsys, "verify", "--only", "sorted-is-optimal", "--seeds", "1")
     assert code == 0 and "skipped" in out and "real data skipped: pip install 'espref[verify]'" in out
     assert "1 skipped" in out and "8 synthetic problems" in out
