@@ -72,7 +72,8 @@ def average(matchings: Sequence[Matching], weights: Array, a: Array, b: Array) -
     refuse_large(matching for matching, _ in used)
     middle = (len(used) + 1) // 2
     halves = [half for half in (used[:middle], used[middle:]) if half]
-    total = sum(in_threads(lambda half: _weighted_sum(half, a, b), halves, len(a) + len(b)))
+    first, *rest = in_threads(lambda half: _weighted_sum(half, a, b), halves, len(a) + len(b))
+    total = first + rest[0] if rest else first
     total.eliminate_zeros()
     return total.tocoo()
 

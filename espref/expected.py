@@ -35,7 +35,7 @@ class SlicedPlan(NamedTuple):
     ((2, 1), 6.5)
     """
 
-    plan: coo_array  # (n, m), mass 1
+    plan: coo_array[np.float64, tuple[int, int]]  # (n, m), mass 1
     cost: float  # expected cost, sum_l weights_l costs_l = <C, plan>
     weights: Array  # (L,) of the slices, sum 1
     costs: Array  # (L,) of the slices
