@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import generated
 import pictures
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -97,14 +98,15 @@ def run_ledger(app: Sphinx) -> None:
 def write_pages(app: Sphinx) -> None:
     """Write docs/ledger/<chapter>.md for each chapter, and the pictures of the refutations."""
     folder = Path(app.srcdir) / "ledger"
-    wanted = {
-        folder / f"{chapter}.md": f"# {title(chapter)} (claims)\n\n```{{ledger-chapter}} {chapter}\n```\n"
-        for chapter in chapters()
-    }
+    wanted = {}
+    for chapter in chapters():
+        what = f"{title(chapter)}: theorems, refutations and measurements with proof or source, check and residual."
+        wanted[folder / f"{chapter}.md"] = generated.page(f"{title(chapter)} (claims)", what, "ledger-chapter", chapter)
     for old in set(folder.glob("*.md")) - set(wanted) - {folder / "index.md"}:
         old.unlink()
     for page, text in wanted.items():
-        page.write_text(text)
+        if not page.exists() or page.read_text() != text:
+            page.write_text(text)
     pictures.write(folder / "pictures")
     for entry in LEDGER.values():
         if entry.kind == "refutation" and entry.id not in pictures.PICTURES:

@@ -112,13 +112,14 @@ def gradients(rng: np.random.Generator) -> float:
 
 
 def _padded(rng: np.random.Generator, masked: bool) -> float:
-    """Items of different lengths in one batch, against each of them alone; the padding holds large numbers."""
+    """Items of different lengths in one batch, against each of them alone; behind the masks stands NaN."""
     import torch
 
     functions, worst = _functions(), 0.0
     lengths, size = [(9, 12), (12, 5), (1, 1), (14, 14)], (14, 14)
     for sort in SORTS:
-        q, k, v = (torch.tensor(1e2 * rng.normal(size=(4, n, 3))) for n in (*size, size[1]))
+        fill = float("nan") if masked else 1e2
+        q, k, v = (torch.tensor(fill * rng.normal(size=(4, n, 3))) for n in (*size, size[1]))
         pads = [torch.ones(4, n, dtype=torch.bool) for n in size]
         alone = []
         for item, (n, m) in enumerate(lengths):
@@ -157,15 +158,20 @@ def unmasked(rng: np.random.Generator) -> float:
 
 
 def _elements(call: Callable[[], Any]) -> tuple[int, int]:
-    """Elements of the largest tensor that a call makes, and of all its tensors together."""
+    """Elements of the largest tensor that a call makes, and of all its tensors together; operators are looked into."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    from ..nn.operators import INSIDE
 
     largest, total = 0, 0
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal largest, total
+            if function.name() in INSIDE:
+                with self:
+                    return INSIDE[function.name()](*args)
             result = function(*args, **(kwargs or {}))
             for part in result if isinstance(result, (tuple, list)) else [result]:
                 if isinstance(part, torch.Tensor):
