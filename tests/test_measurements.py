@@ -101,18 +101,12 @@ def test_one_run_for_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert "run_ledger()" in text and "problems(" not in text
 
 
-def identifiers() -> dict[str, str]:
-    """Identifier -> "retired ..." or nothing, from the list that is only added to."""
-    text = files("espref.claims").joinpath("identifiers.txt").read_text(encoding="utf-8")
-    lines = [line.partition(" ") for line in text.splitlines() if not line.startswith("#")]
-    assert len({line[0] for line in lines}) == len(lines)
-    return {name: rest for name, _, rest in lines}
-
-
 def test_identifiers_are_permanent() -> None:
     """Every claim is listed, and every listed claim is in the ledger unless it was retired, with version and reason;
     an identifier that was retired is not given to another claim."""
-    listed = identifiers()
+    listed = measurements.identifiers()
+    text = files("espref.claims").joinpath("identifiers.txt").read_text(encoding="utf-8")
+    assert len(listed) == sum(bool(line) and not line.startswith("#") for line in text.splitlines())  # none twice
     retired = {name for name, rest in listed.items() if rest}
     assert not set(LEDGER) - set(listed), "new claims: add them to espref/claims/identifiers.txt"
     assert set(LEDGER) == set(listed) - retired, "a claim that goes is retired in espref/claims/identifiers.txt"

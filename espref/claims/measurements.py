@@ -1,6 +1,6 @@
 """A run of the ledger, and the document that keeps it.
 
-The command line and the site measure by :func:`run_ledger`, on the same problems and with the same seeds, and write the
+The command line and the site measure by ``run_ledger``, on the same problems and with the same seeds, and write the
 same document. Its layout, version 1 (``"schema": 1``), is stated as a JSON Schema in ``ledger.schema.json``:
 
 * ``"document"``: "espref ledger"; ``"environment"``: what ``espref._environment.environment`` returned, with the
@@ -229,3 +229,10 @@ def schema() -> dict[str, Any]:
     text = files(__package__).joinpath("ledger.schema.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
+
+
+def identifiers() -> dict[str, str]:
+    """Every identifier that a claim has or ever had -> "retired VERSION: reason", or nothing; in order of entry."""
+    text = files(__package__).joinpath("identifiers.txt").read_text(encoding="utf-8")
+    lines = (line.partition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: rest for name, _, rest in lines}
