@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib
 import json
 import math
 import re
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -184,3 +186,17 @@ def test_cite_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: 
         assert cli.main(words) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.startswith(message) and err.count("\n") == 1
+
+
+def test_numbers_of_boxes_are_permanent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the site a claim is numbered by its place in the list, wherever its box stands on the page; a claim that was
+    retired keeps its number."""
+    for package in ("sphinx", "docutils"):
+        pytest.importorskip(package)
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    pages = importlib.import_module("ledger")
+    listed = {"line.third": "", "lift.first": "", "line.gone": "retired 0.3.0: wrong", "line.first": ""}
+    monkeypatch.setattr(measurements, "identifiers", lambda: listed)
+    numbers = {"theorem": {"box-claim-line-first": (1, 1), "box-claim-line-third": (1, 2), "other": (1, 3)}}
+    pages.keep_numbers(None, SimpleNamespace(toc_fignumbers={"ledger/line": numbers}))
+    assert numbers["theorem"] == {"box-claim-line-first": (1, 3), "box-claim-line-third": (1, 1), "other": (1, 3)}

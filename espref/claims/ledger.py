@@ -162,7 +162,7 @@ class Claim:
 
     @property
     def origin(self) -> str:
-        """The papers that a theorem comes from, or that it was derived or measured here and is not peer-reviewed."""
+        """Where the claim comes from, a paper or this project, where nobody has reviewed it."""
         papers = ", ".join(self.sources)
         if self.kind == "theorem":
             return papers or "derived here, not peer-reviewed"

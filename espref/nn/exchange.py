@@ -49,6 +49,9 @@ def swap_attention(model: nn.Module, kind: Callable[..., nn.Module] = EspAttenti
     for path, child in modules.items():
         if child not in new:
             new[child] = _replacement(child, path or "model", kind, settings).train(child.training)
+            owner = model.get_submodule(path.rpartition(".")[0])
+            stock = isinstance(owner, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
+            vars(new[child]).update(self_attention=stock and path.endswith("self_attn"))
     for path, child in modules.items():
         if path:
             parent, _, name = path.rpartition(".")

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 import http.server
-import os
+import json
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -18,7 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlparse
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from espref import __version__
 from espref.chapters import CHAPTERS
@@ -44,15 +43,6 @@ def address() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/"
         server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    assert chromium, "chromium: not found; install it or name it in CHROMIUM"
-    options = ["--no-sandbox", "--disable-gpu"]
-    with sync_playwright() as p, p.chromium.launch(executable_path=chromium, args=options) as opened:
-        yield opened
 
 
 class Watch:
@@ -211,7 +201,7 @@ def test_the_first_chapters_have_both_pages() -> None:
 LONG = 1200  # words
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if not name.startswith(("_modules", "genindex"))])
+@pytest.mark.parametrize("name", [name for name in PAGES if not name.startswith(("_modules", "genindex", "search"))])
 def test_long_pages_have_contents(name: str) -> None:
     """A page of more than 1200 words has a table of contents: the theme's in the margin, or a list at the top."""
     words = len(re.sub(r"<script.*?</script>|<[^>]+>", " ", article(name), flags=re.DOTALL).split())
@@ -227,7 +217,8 @@ def test_social_tags(name: str) -> None:
     head = (SITE / name).read_text().split("</head>")[0]
     if not name.startswith("_modules"):
         description = re.search(r'<meta name="description" content="(.*?)"', head, re.DOTALL)
-        assert description and len(description[1]) > 20
+        assert description and len(description[1]) > 20 and "\\" not in description[1], "a sentence, without formulas"
+        assert head.count('name="description"') == head.count('property="og:description"') == 1
         assert 'property="og:title"' in head and 'property="og:description"' in head
 
 
@@ -235,6 +226,15 @@ def test_version_is_beside_the_title(watch: Watch, address: str) -> None:
     """The sidebar of every page shows the version."""
     watch.open(address + "index.html")
     assert watch.page.locator(".navbar-brand >> visible=true").first.inner_text().strip() == f"espref {__version__}"
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "404.html"])
+def test_origin_is_below(name: str) -> None:
+    """Every page says which version and commit it was built from, and when; the run of the ledger says the same."""
+    made_with = json.loads((SITE / "ledger.json").read_text())["environment"]
+    text = (SITE / name).read_text()
+    found = re.search(r"<p>espref (\S+), commit (\w+)[\w ]*, built on ([\d-]+)</p>", text)
+    assert found and found.groups() == (made_with["espref"], made_with["commit"] or "unknown", made_with["date"])
 
 
 def test_source_and_other_projects_are_linked() -> None:
@@ -267,7 +267,7 @@ def test_search_for_install_finds_the_page(browser: Browser, address: str) -> No
 def test_page_not_found(watch: Watch, address: str) -> None:
     """The page for wrong addresses has style and links at any depth."""
     watch.open(address + "404.html")
-    assert watch.page.locator("h1").first.inner_text().startswith("Page not found")
+    assert watch.page.locator("article h1").inner_text().startswith("Page not found")
     links = [a.get_attribute("href") or "" for a in watch.page.locator("nav a.reference").element_handles()]
     assert links and all(link.startswith(("/", "#", "https://")) for link in links)
 
