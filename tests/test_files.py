@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from espref._output import FileError, atomic, check_writable
 from espref.app.files import read_points, read_weights
-from espref.app.tables import Format
+from espref.app.text import Format
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 

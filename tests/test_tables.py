@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from espref._output import FileError
 from espref.app.files import read_clouds, read_points, read_weights
 from espref.app.numbers import number, option_number, option_whole
-from espref.app.tables import Format, read_table
+from espref.app.tables import read_table
+from espref.app.text import Format
 
 
 def table(folder, text, **told):

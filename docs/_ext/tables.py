@@ -176,6 +176,7 @@ EXTRAS = {
     "verify": "`espref verify` and `espref plan`: POT, figures, colour and progress, real data",
     "torch": "`espref.nn`, attention in PyTorch",
     "train": "`espref train`, the four applications",
+    "tables": "Parquet files",
     "hub": "data sets from Hugging Face",
     "test": "the tests",
     "mutants": "mutation testing",

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from .._checks import Array
 from .._output import FileError
-from .tables import Format, Table, read_table
+from .tables import Table, read_table
+from .text import Format
 
 #: Suffixes of tables of text.
 TEXT = (".csv", ".tsv", ".txt")
