@@ -1,6 +1,4 @@
-"""Tables of numbers from delimited text, as people save them. What is in doubt is refused, with what to write.
-
-"""
+"""Tables of numbers from delimited text, as people save them. What is in doubt is refused, with what to write."""
 
 from __future__ import annotations
 
