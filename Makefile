@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: verify test test-blas test-pythons lint packages resolve lock hooks docs docs-test bench trust fuzz mutants clean help
+.PHONY: verify test test-blas test-pythons lint packages resolve lock citation hooks docs docs-test bench trust fuzz mutants clean help
 
 help:
 	@echo "make verify      measure every claim of the ledger, on synthetic and real data"
@@ -16,6 +16,7 @@ help:
 	@echo "make resolve     constraints.txt has a solution for every extra on every supported Python; installs nothing"
 	@echo "make test-pythons  the NumPy part on the other supported Pythons that are installed"
 	@echo "make lock        constraints.txt anew from pyproject.toml, LOCK=--upgrade for the newest versions"
+	@echo "make citation    CITATION.cff and codemeta.json anew, after a change of version, authors or address"
 	@echo "make hooks       ruff and mypy before every commit, by pre-commit"
 	@echo "make bench       the benchmarks, as ratios in one run"
 	@echo "make clean       remove what the other targets made"
@@ -28,7 +29,7 @@ verify: .venv/.verify
 	$(BIN)/espref verify
 
 test: .venv/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-blas: .venv/.test
 	$(BIN)/python tests/second_blas.py
@@ -53,6 +54,9 @@ lock: .venv/bin/uv
 	$(BIN)/uv pip compile pyproject.toml --universal --all-extras --python-version 3.11.0 --quiet \
 	  --python $(BIN)/python --no-python-downloads --no-annotate --custom-compile-command 'make lock' \
 	  --output-file constraints.txt $(LOCK)
+
+citation: .venv/.verify
+	$(BIN)/python tests/citation_files.py
 
 hooks: .venv/.test .venv/bin/pre-commit
 	$(BIN)/pre-commit install

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -16,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 shutil.rmtree(HERE / "tutorials", ignore_errors=True)
 shutil.copytree(ROOT / "tutorials", HERE / "tutorials", ignore=shutil.ignore_patterns(".*"))
 
+import inventories  # noqa: E402
+
 import espref  # noqa: E402
 
 project = "espref"
@@ -27,12 +30,16 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx.ext.intersphinx",
     "sphinxcontrib.bibtex",
     "sphinx_proof",
     "sphinx_exercise",
     "sphinx_design",
     "sphinx_copybutton",
     "sphinx_togglebutton",
+    "sphinxext.opengraph",
+    "notfound.extension",
     "api",
     "ledger",
     "notebooks",
@@ -40,28 +47,31 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_static", "**.ipynb_checkpoints", "figures", "records"]
 
-# Tutorials are executed at every build.
+# Tutorials and how-to pages are executed at every build, each in an empty folder, as a downloaded notebook would be.
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath", "smartquotes"]
 myst_heading_anchors = 3
 nb_execution_mode = os.environ.get("ESPREF_DOCS_EXECUTION", "force")  # "off" while writing prose
 nb_execution_show_tb = True  # a failing cell is a warning, and warnings fail the build
 nb_execution_timeout = 300
+nb_execution_in_temp = True
 nb_merge_streams = True
 nb_number_source_lines = False
 
 # The claims are checked at every build (docs/_ext/ledger.py).
-ledger_seeds = 3
 ledger_require_tutorial = True
 
 # API: one page per chapter (docs/_ext/api.py).
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
-nitpick_ignore_regex = [("py:.*", r"(torch|scipy)\..*")]  # documented elsewhere, and the build uses no network
 napoleon_google_docstring = False
 napoleon_use_param = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+
+# Links to NumPy, SciPy, PyTorch and POT, from a table in this repository: the build uses no network.
+intersphinx_mapping = inventories.write(HERE / "_build" / "inventories")
+viewcode_line_numbers = True
 
 # All boxes of a ledger chapter share one counter: Theorem 4.1, Proposition 4.2, ...
 numfig = True
@@ -81,6 +91,7 @@ html_title = "espref"
 html_static_path = ["_static"]
 html_css_files = ["espref.css"]
 html_theme_options = {
+    "logo": {"text": f"espref {version}"},
     "use_download_button": True,
     "use_fullscreen_button": False,
     "navbar_persistent": [],  # one search field, in the sidebar
@@ -90,5 +101,12 @@ html_theme_options = {
 }
 html_show_copyright = False
 html_context = {"default_mode": "auto"}
-html_domain_indices = html_use_index = False
+html_domain_indices = False
 nitpicky = True
+
+# Where the site will stand, for the links of the page 404.html, which a server shows at any depth, and of social tags.
+html_baseurl = os.environ.get("ESPREF_DOCS_URL", "")
+notfound_urls_prefix = urlsplit(html_baseurl).path or "/"
+ogp_site_url = html_baseurl
+ogp_site_name = "espref"
+ogp_social_cards = {"enable": False}  # pictures of the title; they would be drawn at every build

@@ -44,6 +44,9 @@ from .attention import Attention, esp_attention, sinkhorn_attention, softmax_att
 # 9 planfree
 from .planfree import planfree_attention
 
+# what a plan does to points
+from .maps import WeightedCloud, barycentric_map, displacement_interpolation, extend_map
+
 # citing
 from .citation import cite
 
@@ -82,6 +85,10 @@ __all__ = [
     "sinkhorn_attention",
     "esp_attention",
     "planfree_attention",
+    "WeightedCloud",
+    "barycentric_map",
+    "extend_map",
+    "displacement_interpolation",
     "cite",
 ]
 

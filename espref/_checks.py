@@ -196,6 +196,19 @@ def as_plan(plan: Plan | ArrayLike) -> coo_array:
     return coo_array((values, (entries.row, entries.col)), shape=entries.shape)
 
 
+def as_nonnegative_plan(plan: Plan | ArrayLike) -> coo_array:
+    """The positive entries of a plan, at least one, each once, row by row."""
+    entries = as_plan(plan).tocsr().tocoo()  # adds up entries that are listed twice
+    if entries.nnz and entries.data.min() < 0:
+        k = int(entries.data.argmin())
+        where = f"({entries.row[k]}, {entries.col[k]})"
+        raise ValueError(f"plan: expected nonnegative entries, got {entries.data[k]} at index {where}")
+    entries.eliminate_zeros()
+    if not entries.nnz:
+        raise ValueError("plan: expected some mass, all entries are 0")
+    return entries
+
+
 def as_real(value: float, name: str, *, least: float, infinite: bool = False, above: bool = False) -> float:
     """A real number >= ``least`` (> ``least`` if ``above``), infinite only where allowed."""
     expected = f"a number {'>' if above else '>='} {least:g}" + ("" if infinite else " and finite")
@@ -224,6 +237,14 @@ def as_tau(value: float, *, infinite: bool = False) -> float:
 def as_exponent(value: float, *, infinite: bool = False) -> float:
     """Exponent of the ground cost |x - y|^p: p >= 1. Infinity, the bottleneck cost, only where it has a meaning."""
     return as_real(value, "p", least=1, infinite=infinite)
+
+
+def as_fraction(value: float, name: str) -> float:
+    """A number in [0, 1]."""
+    number = as_real(value, name, least=0)
+    if number > 1:
+        raise ValueError(f"{name}: expected a number <= 1, got {value!r}")
+    return number
 
 
 def as_count(value: int, name: str, *, least: int = 1) -> int:

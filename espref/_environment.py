@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ._version import __version__
+from ._version import __version__, commit
 
 Environment = dict[str, Any]
 
@@ -25,10 +25,6 @@ PACKAGES = ("numpy", "scipy", "POT", "scikit-learn", "torch")
 NAMES = {"python": "Python", "numpy": "NumPy", "scipy": "SciPy", "torch": "PyTorch", "blas": "BLAS", "simd": "SIMD"}
 #: What may differ between two processes that run the same code on the same machine.
 VARYING = ("date", "command", "inputs", "threads", "blas", "simd")
-#: What decides a measurement. Changes of other files, such as the records themselves, leave the commit clean.
-CODE = ("espref", "tests", "pyproject.toml", "constraints.txt")
-#: A wheel names the commit that it was built from in this file, which a checkout does not have: hash and date.
-SHIPPED = Path(__file__).with_name("_commit.txt")
 
 
 def environment(inputs: Iterable[str | Path] = ()) -> Environment:
@@ -108,24 +104,6 @@ def command() -> str:
 def _cut(path: str | Path) -> str:
     """An absolute path says where a machine keeps its files, which nobody else needs to know."""
     return Path(path).name if os.path.isabs(path) else str(path)
-
-
-def commit() -> str | None:
-    """The commit of the code, with a "+" if it was changed since, or None if that is not known.
-
-    In a checkout Git is asked, and ``CODE`` is what counts as changed, new files included; a wheel has it in a file.
-    """
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return SHIPPED.read_text(encoding="utf-8").split()[0] if SHIPPED.exists() else None
-    try:
-        name, changes = (
-            subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, timeout=10, check=True).stdout
-            for words in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--", *CODE])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return name.strip() + ("+" if changes.strip() else "")
 
 
 @functools.cache

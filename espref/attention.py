@@ -19,7 +19,19 @@ SORTS = ("soft", "balanced", "hard")
 
 
 class Attention(NamedTuple):
-    """What attention returns."""
+    """What attention returns.
+
+    See Also
+    --------
+    softmax_attention, sinkhorn_attention, esp_attention
+
+    Examples
+    --------
+    >>> from espref import softmax_attention
+    >>> output, matrix = softmax_attention([[0.0]], [[1.0], [2.0]], [[3.0], [5.0]])
+    >>> matrix
+    array([[0.5, 0.5]])
+    """
 
     output: Array  # (n, dv) matrix @ v
     matrix: Array  # (n, m)
@@ -42,6 +54,10 @@ def softmax_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> Attention:
     ------
     ValueError
         For malformed input.
+
+    See Also
+    --------
+    sinkhorn_attention, esp_attention
 
     Examples
     --------
@@ -81,6 +97,10 @@ def sinkhorn_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, n_iter: int 
     ------
     ValueError
         For malformed input.
+
+    See Also
+    --------
+    softmax_attention, esp_attention
 
     Notes
     -----
@@ -156,6 +176,19 @@ def esp_attention(
         For malformed input.
     RuntimeError
         When the balanced scaling does not converge.
+
+    See Also
+    --------
+    planfree_attention, expected_soft_plan, espref.nn.EspAttention
+
+    Examples
+    --------
+    >>> from espref import esp_attention
+    >>> q = k = [[0.0], [1.0], [2.0]]
+    >>> esp_attention(q, k, [[5.0], [6.0], [7.0]], tau=0.1, beta=1.0, sort="hard").output
+    array([[5.],
+           [6.],
+           [7.]])
 
     References
     ----------

@@ -64,6 +64,10 @@ def circle_plan(
     ValueError
         For malformed input or d != 2.
 
+    See Also
+    --------
+    expected_sliced_plan, sample_directions
+
     Examples
     --------
     Two points side by side against two above each other: half the circle matches one way, half the other.

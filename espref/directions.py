@@ -22,7 +22,7 @@ def sample_directions(n_directions: int, dim: int, *, method: str = "random", rn
     n_directions : int
         L. "axes" takes L = dim only; "lebedev" the sizes of Lebedev rules (6, 14, 26, 38, 50, 86, ...).
     dim : int
-        d. "equispaced" takes 2 only, "lebedev" 3 only.
+        Dimension d. "equispaced" takes 2 only, "lebedev" 3 only.
     method : "random" | "orthogonal" | "sobol" | "equispaced" | "lebedev" | "axes"
         Independent uniform; rows of Haar orthogonal matrices; scrambled Sobol points through the Gaussian; midpoints of
         equal arcs of the half circle; a Lebedev quadrature rule (use its weights too: :func:`direction_weights`); the
@@ -41,6 +41,10 @@ def sample_directions(n_directions: int, dim: int, *, method: str = "random", rn
     ValueError
         For an unknown method, or a size or dimension that the method does not have.
 
+    See Also
+    --------
+    direction_weights
+
     Examples
     --------
     >>> from espref import sample_directions
@@ -50,7 +54,8 @@ def sample_directions(n_directions: int, dim: int, *, method: str = "random", rn
 
     References
     ----------
-    shahbazi2025espformer (axes), mezzadri2007generate (Haar matrices by QR)
+    shahbazi2025espformer (axes), mezzadri2007generate (Haar matrices by QR), sobol1967distribution,
+    lebedev1999quadrature
     """
     n, dim = as_count(n_directions, "n_directions"), as_count(dim, "dim")
     as_choice(method, "method", METHODS)
@@ -71,10 +76,28 @@ def direction_weights(n_directions: int, dim: int, *, method: str = "random") ->
 
     Lebedev rules have weights of their own; those of all other methods are uniform.
 
+    Parameters
+    ----------
+    n_directions : int
+        L, as in :func:`sample_directions`.
+    dim : int
+        Dimension d of the space.
+    method : "random" | "orthogonal" | "sobol" | "equispaced" | "lebedev" | "axes"
+        As in :func:`sample_directions`.
+
+    Returns
+    -------
+    (L,) array
+        Nonnegative, sum 1.
+
     Raises
     ------
     ValueError
         As :func:`sample_directions`.
+
+    See Also
+    --------
+    sample_directions, expected_sliced_plan
 
     Examples
     --------

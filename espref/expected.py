@@ -21,7 +21,19 @@ from .lift import as_clouds, over_slices
 
 
 class SlicedPlan(NamedTuple):
-    """A sparse plan averaged over slices; ``plan.toarray()`` is the matrix."""
+    """A sparse plan averaged over slices; ``plan.toarray()`` is the matrix.
+
+    See Also
+    --------
+    expected_sliced_plan, min_sliced_plan, circle_plan
+
+    Examples
+    --------
+    >>> from espref import expected_sliced_plan
+    >>> result = expected_sliced_plan([[0.0], [1.0]], [[3.0]], [[1.0]])
+    >>> result.plan.shape, result.cost
+    ((2, 1), 6.5)
+    """
 
     plan: coo_array  # (n, m), mass 1
     cost: float  # expected cost, sum_l weights_l costs_l = <C, plan>
@@ -30,7 +42,19 @@ class SlicedPlan(NamedTuple):
 
 
 class DenseSlicedPlan(NamedTuple):
-    """A dense plan averaged over slices."""
+    """A dense plan averaged over slices.
+
+    See Also
+    --------
+    expected_soft_plan
+
+    Examples
+    --------
+    >>> from espref import expected_soft_plan
+    >>> expected_soft_plan([[0.0], [1.0]], [[3.0]], [[1.0]], tau=0.1).plan
+    array([[0.5],
+           [0.5]])
+    """
 
     plan: Array  # (n, m), mass 1
     cost: float  # expected cost, sum_l weights_l costs_l = <C, plan>
@@ -59,6 +83,10 @@ def gibbs_weights(costs: ArrayLike, beta: float, prior: ArrayLike | None = None)
     ------
     ValueError
         For malformed input.
+
+    See Also
+    --------
+    slice_costs, expected_sliced_plan
 
     Examples
     --------
@@ -128,6 +156,10 @@ def expected_sliced_plan(
     ValueError
         For malformed input, costs that over- or underflow, or ties that spread over too many entries.
 
+    See Also
+    --------
+    min_sliced_plan, circle_plan, expected_soft_plan, est_distance
+
     Examples
     --------
     >>> from espref import expected_sliced_plan
@@ -137,7 +169,7 @@ def expected_sliced_plan(
 
     References
     ----------
-    liu2025est
+    liu2025est, tanguy2025sliced (general measures)
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, ties)
     p, beta, prior = as_exponent(p, infinite=True), as_beta(beta), as_prior(prior, len(directions))
@@ -181,6 +213,10 @@ def min_sliced_plan(
     ------
     ValueError
         For malformed input, costs that over- or underflow, or ties that spread over too many entries.
+
+    See Also
+    --------
+    expected_sliced_plan
 
     Examples
     --------
@@ -242,6 +278,10 @@ def est_distance(
     ------
     ValueError
         For malformed input, or costs that overflow.
+
+    See Also
+    --------
+    expected_sliced_plan, sliced_wasserstein
 
     Examples
     --------
@@ -314,6 +354,10 @@ def sliced_wasserstein(
     >>> from espref import sliced_wasserstein
     >>> sliced_wasserstein([[0.0, 0.0]], [[3.0, 4.0]], [[1.0, 0.0], [0.0, 1.0]], p=1)
     3.5
+
+    References
+    ----------
+    bonneel2015sliced
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, "first")
     p, prior = as_exponent(p), as_prior(prior, len(directions))

@@ -61,6 +61,10 @@ def sliced_plans(
     ValueError
         For malformed input, or when splitting ties would take too many entries.
 
+    See Also
+    --------
+    slice_costs, expected_sliced_plan
+
     Examples
     --------
     >>> from espref import sliced_plans
@@ -115,6 +119,10 @@ def slice_costs(
     ValueError
         For malformed input, or when a cost over- or underflows.
 
+    See Also
+    --------
+    sliced_plans, gibbs_weights
+
     Examples
     --------
     >>> from espref import slice_costs
@@ -150,6 +158,10 @@ def transport_cost(plan: Plan, x: ArrayLike, y: ArrayLike, *, p: float = 2) -> f
     ------
     ValueError
         When shapes disagree, or the cost over- or underflows.
+
+    See Also
+    --------
+    slice_costs, espref.solvers.ground_cost
 
     Examples
     --------
@@ -191,6 +203,10 @@ def marginal_defect(plan: Plan, a: ArrayLike | None = None, b: ArrayLike | None 
     ------
     ValueError
         When shapes disagree.
+
+    See Also
+    --------
+    transport_cost
 
     Examples
     --------

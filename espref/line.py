@@ -67,6 +67,10 @@ def line_plan(
     ValueError
         For malformed input, or when splitting the ties would take more than 50 million entries.
 
+    See Also
+    --------
+    line_cost, line_potentials, rank_plan
+
     Examples
     --------
     >>> from espref import line_plan
@@ -111,6 +115,10 @@ def line_cost(
     ValueError
         For malformed input, or when the cost over- or underflows.
 
+    See Also
+    --------
+    line_plan, sliced_wasserstein
+
     Examples
     --------
     >>> from espref import line_cost
@@ -152,6 +160,10 @@ def rank_plan(a: ArrayLike, b: ArrayLike) -> coo_array:
     ValueError
         For malformed input.
 
+    See Also
+    --------
+    line_plan
+
     Examples
     --------
     >>> import numpy as np
@@ -181,7 +193,18 @@ def rank_plan(a: ArrayLike, b: ArrayLike) -> coo_array:
 
 
 class Potentials(NamedTuple):
-    """Dual potentials of a transport problem."""
+    """Dual potentials of a transport problem.
+
+    See Also
+    --------
+    line_potentials
+
+    Examples
+    --------
+    >>> from espref import line_potentials
+    >>> line_potentials([0.0], [3.0]).source
+    array([9.])
+    """
 
     source: Array  # (n,)
     target: Array  # (m,)
@@ -272,7 +295,7 @@ def line_quantile(u: ArrayLike, t: ArrayLike, a: ArrayLike | None = None) -> Arr
 
     See Also
     --------
-    line_cost : the integral of the difference of two quantile functions.
+    line_cost : The integral of the difference of two quantile functions.
 
     Examples
     --------

@@ -123,6 +123,10 @@ def planfree_attention(
     RuntimeError
         When the balanced scaling does not converge.
 
+    See Also
+    --------
+    esp_attention
+
     Examples
     --------
     >>> import numpy as np

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._checks import Array, Plan, as_pair, as_plan
+from ._checks import Array, Plan, as_nonnegative_plan, as_pair, as_plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,10 +25,35 @@ MOST_PIXELS = 600
 def new_figure(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure of the house style, without pyplot's global state.
 
+    Parameters
+    ----------
+    width, height : float
+        Size in inches.
+    columns : int
+        Number of axes, side by side.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+        With a constrained layout and a transparent background.
+    axes : list of matplotlib.axes.Axes
+        From left to right.
+
     Raises
     ------
     ImportError
         Without matplotlib.
+
+    See Also
+    --------
+    draw_plan, draw_matrix
+
+    Examples
+    --------
+    >>> from espref.plot import new_figure
+    >>> figure, axes = new_figure(columns=2)
+    >>> len(axes)
+    2
     """
     try:
         import matplotlib.style
@@ -42,7 +67,29 @@ def new_figure(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tup
 
 
 def planar(x: Array, y: Array) -> tuple[Array, Array]:
-    """Both clouds in the plane: themselves for d = 2, beside zero for d = 1, else on their first two principal axes."""
+    """Both clouds in the plane: themselves for d = 2, beside zero for d = 1, else on their first two principal axes.
+
+    Parameters
+    ----------
+    x, y : (n, d) and (m, d) array
+        Source and target.
+
+    Returns
+    -------
+    tuple of (n, 2) and (m, 2) array
+        Coordinates in the plane, by the same projection for both.
+
+    See Also
+    --------
+    draw_plan
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from espref.plot import planar
+    >>> planar(np.array([[3.0]]), np.array([[4.0]]))
+    (array([[3., 1.]]), array([[4., 0.]]))
+    """
     if x.shape[1] == 1:
         return np.column_stack([x, np.ones(len(x))]), np.column_stack([y, np.zeros(len(y))])
     if x.shape[1] == 2:
@@ -56,15 +103,38 @@ def planar(x: Array, y: Array) -> tuple[Array, Array]:
 def draw_plan(ax: Axes, plan: Plan, x: ArrayLike, y: ArrayLike, title: str = "") -> None:
     """A plan as lines between source (circles) and target (squares), the more opaque the more mass they carry.
 
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Where to draw.
+    plan : (n, m) array or sparse array
+        Nonnegative, with some mass.
+    x, y : (n, d) and (m, d)
+        Source and target.
+    title : str
+        Title of the axes.
+
     Raises
     ------
     ValueError
-        For malformed clouds or a plan of another shape.
+        For malformed clouds, or a plan of another shape, without mass or with negative entries.
+
+    See Also
+    --------
+    draw_matrix, planar
+
+    Examples
+    --------
+    >>> from espref.plot import draw_plan, new_figure
+    >>> figure, axes = new_figure()
+    >>> draw_plan(axes[0], [[0.5, 0.0], [0.0, 0.5]], [[0, 0], [1, 0]], [[0, 1], [1, 1]])
+    >>> len(axes[0].lines)
+    2
     """
     from matplotlib.collections import LineCollection
 
     x, y = as_pair(x, y)
-    entries = as_plan(plan)
+    entries = as_nonnegative_plan(plan)
     if entries.shape != (len(x), len(y)):
         raise ValueError(f"plan: expected shape ({len(x)}, {len(y)}), got shape {entries.shape}")
     u, v = planar(x, y)
@@ -85,6 +155,27 @@ def draw_matrix(ax: Axes, matrix: Plan, title: str = "") -> None:
     """A plan or attention matrix as an image, rows downwards; brightness is the root of the mass.
 
     Of a matrix with more rows or columns than the image has pixels, the sums of blocks are shown.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Where to draw.
+    matrix : (n, m) array or sparse array
+        Entries below 0 are drawn like 0.
+    title : str
+        Title of the axes.
+
+    See Also
+    --------
+    draw_plan
+
+    Examples
+    --------
+    >>> from espref.plot import draw_matrix, new_figure
+    >>> figure, axes = new_figure()
+    >>> draw_matrix(axes[0], [[0.5, 0.0], [0.0, 0.5]])
+    >>> axes[0].images[0].get_array().shape
+    (2, 2)
     """
     from matplotlib.colors import PowerNorm
 

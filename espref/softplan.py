@@ -69,6 +69,10 @@ def soft_line_plan(
     RuntimeError
         When the balanced scaling does not converge.
 
+    See Also
+    --------
+    line_plan, expected_soft_plan
+
     Examples
     --------
     >>> from espref import soft_line_plan
@@ -132,6 +136,16 @@ def expected_soft_plan(
         For malformed input.
     RuntimeError
         When the balanced scaling does not converge.
+
+    See Also
+    --------
+    soft_line_plan, expected_sliced_plan, esp_attention
+
+    Examples
+    --------
+    >>> from espref import expected_soft_plan
+    >>> expected_soft_plan([[0.0], [1.0]], [[2.0], [3.0]], [[1.0]], tau=1.0, sort="balanced").plan.sum(axis=0)
+    array([0.5, 0.5])
 
     References
     ----------

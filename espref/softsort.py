@@ -60,7 +60,7 @@ def soft_permutation(
 
     See Also
     --------
-    soft_sort, soft_rank : the sorted values and the ranks.
+    soft_sort, soft_rank : The sorted values and the ranks.
 
     Examples
     --------
@@ -114,6 +114,10 @@ def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", d
     RuntimeError
         When the balanced scaling does not converge.
 
+    See Also
+    --------
+    soft_rank, soft_quantile, soft_permutation
+
     Examples
     --------
     >>> from espref import soft_sort
@@ -157,6 +161,10 @@ def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", d
         For malformed input.
     RuntimeError
         When the balanced scaling does not converge.
+
+    See Also
+    --------
+    soft_sort, soft_permutation
 
     Examples
     --------

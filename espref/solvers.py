@@ -43,7 +43,19 @@ MASS_SLACK = 1e-3
 
 
 class SolverPlan(NamedTuple):
-    """A dense plan and its cost <C, plan>, without the entropy."""
+    """A dense plan and its cost <C, plan>, without the entropy.
+
+    See Also
+    --------
+    exact_plan, sinkhorn_plan
+
+    Examples
+    --------
+    >>> from espref.solvers import exact_plan
+    >>> plan, cost = exact_plan([[0.0]], [[3.0]])
+    >>> plan, cost
+    (array([[1.]]), 9.0)
+    """
 
     plan: Array  # (n, m), mass 1
     cost: float  # <C, plan>
@@ -66,10 +78,25 @@ def ground_cost(x: ArrayLike, y: ArrayLike, *, p: float = 2) -> Array:
     p : float
         Exponent, >= 1.
 
+    Returns
+    -------
+    (n, m) array
+        In units of length^p.
+
     Raises
     ------
     ValueError
         For malformed input, or when an entry over- or underflows.
+
+    See Also
+    --------
+    espref.transport_cost
+
+    Examples
+    --------
+    >>> from espref.solvers import ground_cost
+    >>> ground_cost([[0.0]], [[3.0], [4.0]])
+    array([[ 9., 16.]])
     """
     x, y = as_pair(x, y)
     p = as_exponent(p)
@@ -112,6 +139,17 @@ def exact_plan(
         For malformed input.
     RuntimeError
         When the plan cannot be certified to be optimal, or loses the mass of points of very little weight.
+
+    See Also
+    --------
+    sinkhorn_plan, espref.line_plan
+
+    Examples
+    --------
+    >>> from espref.solvers import exact_plan
+    >>> exact_plan([[0.0], [1.0]], [[3.0], [2.0]]).plan
+    array([[0. , 0.5],
+           [0.5, 0. ]])
 
     References
     ----------
@@ -171,12 +209,41 @@ def sinkhorn_plan(
     POT's Sinkhorn iteration in the log domain. Its mass is checked: the iteration in the standard domain can underflow
     to a plan without mass and only warn. reg > 0 is in units of the cost.
 
+    Parameters
+    ----------
+    x, y : (n, d) and (m, d)
+        Source and target.
+    reg : float
+        Weight of the entropy, > 0, in units of the cost.
+    a, b : (n,) and (m,), optional
+        Weights, sum 1; uniform by default.
+    p : float
+        Exponent of the ground cost |x - y|^p, >= 1.
+    n_iter : int
+        The most iterations, >= 1.
+
+    Returns
+    -------
+    SolverPlan
+        plan (n, m), mass 1, and its cost, without the entropy.
+
     Raises
     ------
     ValueError
         For malformed input.
     RuntimeError
         When after ``n_iter`` iterations the mass is not 1, or a marginal is off by more than 1e-3 of its weight.
+
+    See Also
+    --------
+    exact_plan, espref.sinkhorn_attention
+
+    Examples
+    --------
+    >>> from espref.solvers import sinkhorn_plan
+    >>> sinkhorn_plan([[0.0], [1.0]], [[0.0], [1.0]], reg=1.0).plan.round(2)
+    array([[0.37, 0.13],
+           [0.13, 0.37]])
 
     References
     ----------
@@ -214,10 +281,39 @@ def pot_expected_sliced_plan(
     uniform n = m too; so its plans with beta > 0 are wrong there. Each slice is therefore taken alone, at beta = 0.
     It keeps some order of tied points, not always that of the input (``ties="first"`` here).
 
+    Parameters
+    ----------
+    x, y : (n, d) and (m, d)
+        Source and target.
+    directions : (L, d)
+        One direction per row.
+    a, b : (n,) and (m,), optional
+        Weights, sum 1; uniform by default.
+    beta : float
+        Inverse temperature over slices, >= 0, in units of 1 / length^p.
+    p : float
+        Exponent of the ground cost |x - y|^p, >= 1.
+
+    Returns
+    -------
+    DenseSlicedPlan
+        plan (n, m), mass 1, cost, weights (L,), costs (L,).
+
     Raises
     ------
     ValueError
         For malformed input.
+
+    See Also
+    --------
+    espref.expected_sliced_plan
+
+    Examples
+    --------
+    >>> from espref.solvers import pot_expected_sliced_plan
+    >>> pot_expected_sliced_plan([[0.0], [1.0]], [[3.0], [2.0]], [[1.0]]).plan
+    array([[0. , 0.5],
+           [0.5, 0. ]])
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""One Hypothesis profile for all tests: the same examples in every run, none timed."""
+"""The same for all tests: examples of Hypothesis (none timed), one thread, the width of the terminal."""
 
 import os
 
@@ -8,6 +8,7 @@ from hypothesis import settings
 # NumPy is loaded; the processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("POT_BACKEND_DISABLE_PYTORCH", "1")  # POT would load torch, which takes seconds
+os.environ["COLUMNS"] = "120"  # what is printed does not depend on the terminal that the tests were started from
 
 settings.register_profile("espref", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("espref")

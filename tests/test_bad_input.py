@@ -87,6 +87,9 @@ SOUND = {
         "power": 1,
         "prior": None,
     },
+    espref.barycentric_map: {"plan": PLAN, "y": Y},
+    espref.extend_map: {"points": Y, "x": X, "images": X},
+    espref.displacement_interpolation: {"plan": PLAN, "x": X, "y": Y, "t": 0.5},
     espref.planfree_attention: {**TOKENS, "tau": 0.5, "beta": 1.0, "directions": THETA, "sort": "soft", "prior": None},
     solvers.ground_cost: {"x": X, "y": Y, "p": 2},
     solvers.exact_plan: {"x": X, "y": Y, "a": None, "b": None, "p": 2},
@@ -172,6 +175,10 @@ FINITE_EXPONENT = numbers("a number >= 1 and finite", 0.5, 0, -2, math.inf, *NEV
 REG = numbers("a number > 0 and finite", 0, -1.0, math.inf, *NEVER_NUMBERS)
 UNBOUNDED_TAU = numbers("a number >= 0", -1, -5e-324, -math.inf, *NEVER_NUMBERS)
 FLAG = numbers("True or False", 0, 1, None, "yes", "", [True], np.array([True, False]))
+FRACTION = [
+    *numbers("a number >= 0 and finite", -1, -5e-324, math.inf, *NEVER_NUMBERS),
+    *numbers("a number <= 1", 1.5, 2),
+]
 LEVELS = [
     *NOT_NUMBERS,
     ([], "expected at least one level, got shape (0,)"),
@@ -200,6 +207,8 @@ BAD = {
     "v": VALUES,
     "x": POINTS,
     "y": POINTS,
+    "points": POINTS,
+    "images": POINTS,
     "directions": DIRECTIONS,
     "a": WEIGHTS,
     "b": WEIGHTS,
@@ -227,6 +236,7 @@ BAD = {
 #: Where a name means something else: values of attention are points, weights in rank order say themselves how many.
 OTHER = {
     **{(function, "v"): POINTS for function in SOUND if "q" in SOUND[function]},
+    (espref.displacement_interpolation, "t"): FRACTION,
     **{
         (function, "directions"): [case for case in DIRECTIONS if case[0] is not None]
         for function in (espref.esp_attention, espref.planfree_attention)

@@ -20,9 +20,18 @@ from espref.claims.ledger import LEDGER
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = sorted((ROOT / "tutorials").glob("[0-9]*.md"))
-PAGES = [*TUTORIALS, *(ROOT / "tutorials").glob("index.md"), *(ROOT / "docs").glob("*.md")]
+HOW_TO = sorted(set((ROOT / "docs" / "how-to").glob("*.md")) - {ROOT / "docs" / "how-to" / "index.md"})
+PAGES = [
+    *TUTORIALS,
+    *HOW_TO,
+    *ROOT.glob("tutorials/index.md"),
+    *ROOT.glob("docs/how-to/index.md"),
+    *ROOT.glob("docs/*.md"),
+]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 tutorials = pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+how_to = pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
+notebooks = pytest.mark.parametrize("page", [*TUTORIALS, *HOW_TO], ids=lambda page: page.stem)
 
 
 def cells(page: Path) -> list[str]:
@@ -54,7 +63,7 @@ def test_citations_exist(page: Path) -> None:
 def test_documents_exist(page: Path) -> None:
     """Every page that is linked exists."""
     for target in re.findall(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`", page.read_text()):
-        base = "tutorials" if page.parent.name == "tutorials" else ""
+        base = page.parent.name if page.parent.name in ("tutorials", "how-to") else ""
         path = os.path.normpath(target.removeprefix("/") if target.startswith("/") else f"{base}/{target}").lstrip("/")
         folder = ROOT if path.startswith("tutorials/") else ROOT / "docs"
         assert (folder / f"{path}.md").exists(), target
@@ -81,41 +90,72 @@ def test_tutorial_names_a_claim(page: Path) -> None:
     assert "{claim}`" in page.read_text()
 
 
-@tutorials
+@notebooks
 def test_markdown_output_is_parsed(page: Path) -> None:
     """Markdown that a cell outputs is read as MyST, because the default reader of the site cannot read tables."""
     for cell in cells(page):
         assert "\nMarkdown(" not in cell or "markdown_format: myst" in cell
 
 
-@tutorials
+@notebooks
 def test_code_is_narrow(page: Path) -> None:
     """Code fits the column of text on the site: at most 76 characters."""
     assert [line for cell in cells(page) for line in code(cell).splitlines() if len(line) > 76] == []
 
 
-@tutorials
+@notebooks
 def test_records_are_committed(page: Path) -> None:
     """Every record that a tutorial reads is in docs/records; without it the cell would be empty on the site."""
     for pattern in re.findall(r"committed\(\"([^\"]+)\"\)", page.read_text()):
         assert committed(pattern), pattern
 
 
-@tutorials
+@notebooks
 def test_notebooks_are_plain_markdown(page: Path) -> None:
     """The notebook offered for download contains no markup that only Sphinx can read."""
     for package in ("sphinx", "jupytext", "nbformat"):
         pytest.importorskip(package)
     sys.path.insert(0, str(ROOT / "docs" / "_ext"))
     try:
-        notebooks = importlib.import_module("notebooks")
+        extension = importlib.import_module("notebooks")
     finally:
         sys.path.pop(0)
-    labels = dict.fromkeys(notebooks.LABELLED.findall(page.read_text()), 1)
-    for cell in notebooks.jupytext.read(page).cells:
+    labels = dict.fromkeys(extension.LABELLED.findall(page.read_text()), 1)
+    for cell in extension.jupytext.read(page).cells:
         if cell.cell_type == "markdown":
-            markdown = notebooks.resolve(cell.source, labels)
+            markdown = extension.resolve(cell.source, labels)
             assert not re.search(r"\{[a-z:]+\}`|^(:::|```)\{", markdown, re.MULTILINE), markdown
+
+
+@how_to
+def test_how_to_page_has_its_parts(page: Path) -> None:
+    """Header, a title, code; every figure is described; the index names the page in its table and its contents."""
+    text = page.read_text()
+    assert text.startswith("---\njupytext:\n") and "kernelspec:" in text
+    assert len(re.findall(r"^# ", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)) == 1
+    assert cells(page) and len(text.splitlines()) < 110, "short"
+    assert text.count("  figure:") == text.count("    alt:") == len(re.findall(r"plt\.(?:subplots|figure)\(", text))
+    index = (page.parent / "index.md").read_text()
+    assert f"[]({page.name})" in index and f"\n{page.stem}\n" in index
+
+
+def test_photographs_are_credited() -> None:
+    """A page that shows a photograph of scikit-learn names who made it, and the licence."""
+    shown = [page for page in PAGES if "load_sample_image" in page.read_text()]
+    assert shown
+    for page in shown:
+        assert all(word in page.read_text() for word in ("danielbuechele", "vultilion", "CC BY 2.0")), page
+
+
+def test_extras_are_described() -> None:
+    """The install page says of each extra what it is for."""
+    pytest.importorskip("sphinx")
+    sys.path.insert(0, str(ROOT / "docs" / "_ext"))
+    try:
+        tables = importlib.import_module("tables")
+    finally:
+        sys.path.pop(0)
+    assert set(tables.EXTRAS) == set(tables.project()["optional-dependencies"])
 
 
 def test_labels_are_unique() -> None:

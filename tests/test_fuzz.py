@@ -115,11 +115,15 @@ def calls(draw: st.DrawFn) -> tuple[Callable, dict[str, Any]]:
         "plan": np.outer(cloud.a, cloud.b)
         if cloud.a is not None and cloud.b is not None
         else np.full((n, m), 1 / (n * m)),
+        "points": cloud.y,
+        "images": cloud.x,
+        "t": draw(st.sampled_from([0.0, 1e-300, 0.3, 1.0])),
         "tau": draw(st.sampled_from(TAUS)),
         "beta": draw(st.sampled_from([0.0, 1e-300, 0.5, 1e6, 1e300, float("inf")])),
         "p": draw(st.sampled_from([1, 1.5, 2, 3])),
         "power": draw(st.sampled_from([1, 2])),
         "sort": draw(st.sampled_from(["soft", "balanced", "hard"])),
+        "descending": draw(st.booleans()),
         "ties": draw(st.sampled_from(["split", "first"])),
         "n_iter": draw(st.integers(1, 30)),
         "n_directions": draw(st.integers(1, 12)),
@@ -167,6 +171,9 @@ FUNCTIONS = [
     espref.sinkhorn_attention,
     espref.esp_attention,
     espref.planfree_attention,
+    espref.barycentric_map,
+    espref.extend_map,
+    espref.displacement_interpolation,
     exact_plan,
 ]
 PLANS = (espref.line_plan, espref.rank_plan, espref.soft_line_plan)

@@ -26,13 +26,15 @@ MOST_LINES = 300
 LONG = {
     "expected": "five public functions of many arguments, each documented in full",
     "line": "five public functions, each documented in full",
+    "solvers": "four public functions, each documented in full",
     "softsort": "five public functions, each documented in full",
     "claims.attention": "one function per claim of the chapter, statement and proof included",
     "claims.expected": "one function per claim of the chapter, statement and proof included",
+    "claims.ledger": "what a claim is and how it is run, every public name documented in full",
     "claims.line": "one function per claim of the chapter, statement and proof included",
     "claims.nn": "one function per claim of the chapter, statement and proof included",
     "claims.softsort": "one function per claim of the chapter, statement and proof included",
-    "nn.attention": "three modules with the signature of torch.nn.MultiheadAttention, which is long",
+    "nn.losses": "three public functions of many arguments, each documented in full",
     "train.paper": "readers of the four data sets of the paper",
 }
 #: Imports by a name that is computed -> what they load. The root package loads its lazy attributes, so that
@@ -188,7 +190,7 @@ def test_imports_by_computed_names() -> None:
 def test_length() -> None:
     """At most 300 lines, except the modules that are listed with the reason."""
     lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in SOURCES.items()}
-    assert set(LONG) <= set(SOURCES)
+    assert all(lengths.get(module, 0) > MOST_LINES for module in LONG)  # the list is trimmed as modules shrink
     assert not {module: length for module, length in lengths.items() if length > MOST_LINES and module not in LONG}
 
 

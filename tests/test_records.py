@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import records as writer
 
-from espref import _environment
-from espref._environment import PACKAGES, command, commit, commit_at_start, environment, gpu, in_words
+from espref import _environment, _version
+from espref._environment import PACKAGES, command, commit_at_start, environment, gpu, in_words
+from espref._version import commit
 from espref.benchmarks import records
 
 ROOT = Path(__file__).parent.parent
@@ -248,8 +249,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run("init", "--quiet", folder=tmp_path)
     run("add", ".", folder=tmp_path)
     run("commit", "--quiet", "--message", "m", folder=tmp_path)
-    monkeypatch.setattr(_environment, "__file__", str(tmp_path / "espref" / "_environment.py"))
-    monkeypatch.setattr(_environment, "SHIPPED", tmp_path / "espref" / "_commit.txt")
+    monkeypatch.setattr(_version, "__file__", str(tmp_path / "espref" / "_version.py"))
+    monkeypatch.setattr(_version, "SHIPPED", tmp_path / "espref" / "_commit.txt")
     commit_at_start.cache_clear()
     yield tmp_path
     commit_at_start.cache_clear()

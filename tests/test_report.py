@@ -1,8 +1,8 @@
 """Reports and figures: what a reader sees is what was measured, and nothing is loaded from elsewhere."""
 
-import importlib
 import math
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from espref import circle_plan
-from espref.claims import LEDGER, real_problems, run, synthetic_problems
+from espref.claims import LEDGER, Run, real_problems, run, synthetic_problems
 from espref.claims.ledger import Outcome
 
 pytest.importorskip("rich")
 from rich.console import Console
 
 from espref import plot
-from espref.app import page, report
+from espref._environment import environment
+from espref.app import page, report, terminal
 
 PROBLEMS = [*synthetic_problems(0)[:3], *real_problems(0)]
 NAMES = ("line.few-entries", "expected.ties-break-the-identity", "expected.marginals", "circle.rotation")
@@ -27,6 +28,10 @@ NAMES = ("line.few-entries", "expected.ties-break-the-identity", "expected.margi
 @pytest.fixture(scope="module")
 def outcomes():
     return list(run([LEDGER[name] for name in NAMES], PROBLEMS, 1))
+
+
+def run_of(outcomes, problems=PROBLEMS, note=""):
+    return Run(outcomes, problems, 1, 1.0, note, environment())
 
 
 def text_of(*renderables):
@@ -62,13 +67,31 @@ def test_closing_counts_verdicts(outcomes):
     assert "failed: expected.marginals: 1 against 1e-14, worst on somewhere" in text and "a remark" in text
 
 
-def test_json_keeps_every_digit(outcomes):
-    """Residuals are not rounded, infinities and NaN are null, and every claim and problem is there."""
-    odd = outcomes[0]._replace(residual=math.nan, companions=(math.inf,))
-    found = report.to_json([odd, *outcomes[1:]], PROBLEMS, 1, "")
-    assert found["claims"][0]["residual"] is None and found["claims"][0]["companions"][0]["residual"] is None
-    assert [entry["residual"] for entry in found["claims"][1:]] == [outcome.residual for outcome in outcomes[1:]]
-    assert [problem["name"] for problem in found["problems"]] == [problem.name for problem in PROBLEMS]
+@pytest.mark.parametrize("table", ["chapter", "benchmark"])
+def test_tables_without_rich(outcomes, table):
+    """Plain text has the same rows, the headings, and every note; columns are aligned."""
+    if table == "chapter":
+        noted = [outcomes[0]._replace(note="a note"), *outcomes[1:]]
+        lines = str(report.chapter_table("line", noted)).splitlines()
+        assert lines[0] == "line" and lines[1].split() == ["claim", "residual", "tolerance", "verdict", "seconds"]
+        assert lines[3].split()[:5] == ["few-entries", "0", "≤", "0", "holds"] and lines[4] == "    a note"
+        assert lines[5].split("  ")[1:3] == ["", "without distinct values"]
+    else:
+        row = {"name": "fast", "measured": 7.0, "unit": "times", "target": ">= 5", "ok": True, "detail": "median of 3"}
+        lines = str(report.benchmark_table("plans", [row])).splitlines()
+        assert re.split(r"\s{2,}", lines[3].strip()) == ["fast", "7 times", ">= 5", "met"]
+        assert lines[4].strip() == "median of 3"
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_console_without_rich(monkeypatch, capsys):
+    """Without rich lines and tables are printed plain, and there is no progress bar."""
+    monkeypatch.setattr(terminal, "find_spec", lambda name: None)
+    console = terminal.new_console()
+    with terminal.progress_bar(console, 3) as advance:
+        advance("line.marginals")
+    console.print(terminal.Line("[bold]text[/bold]", "red"))
+    assert capsys.readouterr().out == "[bold]text[/bold]\n"
 
 
 class Page(HTMLParser):
@@ -96,7 +119,7 @@ class Page(HTMLParser):
 
 def test_page_is_self_contained(outcomes):
     """Tags nest, every claim has a row, figures are inside with a description, and no address is loaded."""
-    found = Page(page.to_html(outcomes, PROBLEMS, 1.0, ""))
+    found = Page(page.to_html(run_of(outcomes)))
     rows = [attrs["id"] for tag, attrs in found.tags if tag == "tr" and "id" in attrs]
     images = [attrs for tag, attrs in found.tags if tag == "img"]
     assert rows == list(NAMES) and len(images) == 4
@@ -113,7 +136,7 @@ def test_page_escapes_what_comes_from_outside(outcomes):
     evil = '<script>alert("x")</script>&'
     problems = [replace(PROBLEMS[1], name=evil, origin="user")]
     bad = [outcomes[0]._replace(note=evil, worst=evil, verdict="error"), *outcomes[1:]]
-    text = page.to_html(bad, problems, 1.0, evil)
+    text = page.to_html(run_of(bad, problems, evil))
     assert "<script" not in text
     assert "".join(Page(text).text).count(evil) >= 5
 
@@ -138,20 +161,15 @@ def test_skipped_everywhere():
     entry = LEDGER["line.few-entries"]
     skipped = Outcome(entry, "skipped", math.nan, (), 0, "", 0.0, "pip install something")
     assert "pip install something" in text_of(report.chapter_table("line", [skipped]))
-    assert "pip install something" in page.to_html([skipped], PROBLEMS[:1], 0.0, "")
+    assert "pip install something" in page.to_html(run_of([skipped], PROBLEMS[:1]))
 
 
-@pytest.mark.parametrize(("module", "missing"), [("report", "rich"), ("plot", "matplotlib")])
-def test_missing_extras_say_how_to_mend(monkeypatch, module, missing):
-    """Without rich there are no tables, without matplotlib no figures; the error names the pip line."""
-    monkeypatch.setitem(__import__("sys").modules, missing, None)
-    monkeypatch.setitem(__import__("sys").modules, f"{missing}.style", None)
+def test_missing_matplotlib_says_how_to_mend(monkeypatch):
+    """Without matplotlib there are no figures; the error names the pip line."""
+    for missing in ("matplotlib", "matplotlib.style"):
+        monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=re.escape("pip install 'espref[verify]'")):
-        if module == "report":
-            source = importlib.util.find_spec("espref.app.report")
-            source.loader.exec_module(importlib.util.module_from_spec(source))
-        else:
-            plot.new_figure()
+        plot.new_figure()
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 7])

@@ -24,12 +24,12 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 import espref
-from espref.chapters import in_order, title
+from espref.chapters import CHAPTERS, in_order, title
 
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
-#: Modules whose names are not in ``espref.__all__``, because they need an extra.
-EXTRA = ("espref.solvers", "espref.nn")
+#: Modules whose names are not in ``espref.__all__``, because they need an extra or are loaded on first use.
+EXTRA = ("espref.solvers", "espref.nn", "espref.plot", "espref.claims")
 BIB_KEY = re.compile(
     r"(?<![\w`])("
     + "|".join(re.findall(r"@\w+\{(\w+),", (ROOT / "espref" / "references.bib").read_text()))
@@ -153,6 +153,8 @@ class ApiChapter(SphinxDirective):
                 lines += [f".. automodule:: {thing.__module__}", ""]
             if inspect.isclass(thing):
                 fields = ["   :undoc-members:"] if hasattr(thing, "_fields") else []
+                if any(base.__name__ == "Module" for base in thing.__mro__):  # forward, from a class of espref.nn
+                    fields.append("   :inherited-members: Module")
                 lines += [f".. autoclass:: {name}", "   :members:", *fields, "   :member-order: bysource", ""]
             else:
                 lines += [f".. autofunction:: {name}", ""]
@@ -173,13 +175,14 @@ class ApiIndex(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
         rows = ["| chapter | names |", "|---|---|"]
-        pages = []
+        pages: dict[bool, list[str]] = {True: [], False: []}
         for module in modules():
             chapter = module.removeprefix("espref.")
             names = ", ".join(f"{{py:obj}}`~{name}`" for name in names_of(module))
             rows.append(f"| [{title(chapter)}](/api/{chapter}.md) | {names} |")
-            pages.append(f"{title(chapter)} <{chapter}>")
-        lines = [*rows, "", "```{toctree}", ":hidden:", ":numbered: 1", "", *pages, "```"]
+            pages[chapter in CHAPTERS].append(f"{title(chapter)} <{chapter}>")
+        lines = [*rows, "", "```{toctree}", ":hidden:", ":numbered: 1", "", *pages[True], "```"]
+        lines += ["", "```{toctree}", ":hidden:", "", *pages[False], "```"]
         holder = nodes.container()
         self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), self.content_offset, holder)
         return holder.children

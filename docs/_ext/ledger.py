@@ -29,9 +29,9 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 import espref.claims
 import espref.train.claims  # the claims about training
-from espref.chapters import in_order, title
-from espref.claims.ledger import LEDGER, Claim, Outcome, run
-from espref.claims.problems import real_problems, synthetic_problems
+from espref.chapters import CHAPTERS, in_order, title
+from espref.claims import measurements
+from espref.claims.ledger import LEDGER, Claim, Outcome
 
 logger = logging.getLogger(__name__)
 ROOT = Path(espref.__file__).parent.parent
@@ -41,6 +41,11 @@ KINDS = {"theorem": "theorem", "property": "property", "refutation": "propositio
 TESTS = {"nn": "tests/nn/test_nn_claims.py", "train": "tests/train/test_loop.py"}
 #: Chapters whose code has no API page, and the file that is linked.
 CODE = {"train": "espref/train/loop.py"}
+#: Chapters without claims, and where they are measured.
+ELSEWHERE = {
+    "planfree": "The claims of [attention](/ledger/attention.md) compare it with the attention that it computes: see "
+    "{claim}`attention.planfree-equals-plain`."
+}
 NAMED = re.compile(r"\{claim\}`([^`]+)`")
 OUTCOMES: dict[str, Outcome] = {}
 
@@ -55,8 +60,8 @@ def sentence(identifier: str) -> str:
 
 
 def chapters() -> list[str]:
-    """The chapters that have claims, in mathematical order."""
-    return in_order({entry.chapter for entry in LEDGER.values()})
+    """All chapters, in mathematical order; one without claims has a page too, so that all have the same numbers."""
+    return in_order({*CHAPTERS, *(entry.chapter for entry in LEDGER.values())})
 
 
 def statement(entry: Claim) -> str:
@@ -74,9 +79,11 @@ def naming_tutorials() -> dict[str, list[str]]:
 
 
 def run_ledger(app: Sphinx) -> None:
-    """Run all claims on the synthetic and the real problems, and warn of those that fail."""
-    problems = [*synthetic_problems(), *real_problems()]
-    for outcome in run(LEDGER.values(), problems, app.config.ledger_seeds):
+    """Run the ledger as `espref verify` does, publish the document of the run, and warn of claims that fail."""
+    measured = measurements.run_ledger()
+    Path(app.outdir).mkdir(parents=True, exist_ok=True)
+    measurements.publish(Path(app.outdir), measured)
+    for outcome in measured.outcomes:
         OUTCOMES[outcome.claim.id] = outcome
         if not outcome.good:
             logger.warning("claim %s fails: %s, %s", outcome.claim.id, outcome.residual, outcome.note)
@@ -135,10 +142,12 @@ def body(check: Callable[..., float]) -> str:
 def proof(entry: Claim) -> str:
     """The docstring of the check, its source and its code."""
     code = "\n\n".join(body(check) for check in (entry.check, *(companion.check for companion in entry.companions)))
-    cited = ", ".join(f"{{cite:t}}`{key.strip()}`" for key in entry.source.split(",") if key.strip())
-    parts = [textwrap.dedent(inspect.getdoc(entry.check) or "")]
-    if cited:
-        parts.append(f"Source: {cited}.")
+    origin = entry.origin
+    for key in entry.sources:
+        origin = origin.replace(key, f"{{cite:t}}`{key}`")
+    parts = [textwrap.dedent(inspect.getdoc(entry.check) or ""), f"Source: {origin}."]
+    if entry.corrected:
+        parts.append(f"Corrected in {entry.corrected}")
     parts.append(f"```python\n{code}\n```")
     return "\n\n".join(parts)
 
@@ -207,7 +216,11 @@ class LedgerChapter(Generated):
         self.env.note_reread()
         named = naming_tutorials()
         entries = [entry for entry in LEDGER.values() if entry.chapter == self.arguments[0]]
-        return self.parsed("\n".join(box(entry, OUTCOMES[entry.id], named[entry.id]) for entry in entries))
+        if not entries:
+            return self.parsed(f"No claim is about this chapter alone. {ELSEWHERE[self.arguments[0]]}")
+        contents = [f"- {{prf:ref}}`box-{anchor(entry.id)}` {sentence(entry.id)}" for entry in entries]
+        boxes = [box(entry, OUTCOMES[entry.id], named[entry.id]) for entry in entries]
+        return self.parsed("\n".join(["```{div} contents-list", *contents, "```", *boxes]))
 
 
 class LedgerSummary(Generated):
@@ -218,6 +231,8 @@ class LedgerSummary(Generated):
         rows = []
         for chapter in chapters():
             outcomes = [o for o in OUTCOMES.values() if o.claim.chapter == chapter]
+            if not outcomes:
+                continue
             kinds = [sum(o.claim.kind == kind for o in outcomes) for kind in KINDS]
             good = sum(o.good and o.verdict != "skipped" for o in outcomes)
             seconds = f"{sum(o.seconds for o in outcomes):.1f}\N{NO-BREAK SPACE}s"
@@ -252,7 +267,6 @@ class ClaimRole(SphinxRole):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    app.add_config_value("ledger_seeds", 1, "env")
     app.add_config_value("ledger_require_tutorial", False, "env")
     app.add_role("claim", ClaimRole())
     app.add_directive("ledger-chapter", LedgerChapter)

@@ -1,4 +1,4 @@
-"""Each tutorial as a Jupyter notebook with its outputs, for download: Sphinx roles are replaced by plain Markdown."""
+"""Each tutorial and how-to page as a Jupyter notebook with its outputs, for download, without Sphinx's markup."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ REPLACEMENTS = [
 ]
 
 
+#: The folders whose pages are offered as notebooks, and what the link calls them.
+FOLDERS = {"tutorials": "tutorial", "how-to": "page"}
 LABELLED = re.compile(r"(?m)[ ]*\$\$[ ]*\(([\w-]+)\)$")
 
 
@@ -34,14 +36,19 @@ def resolve(markdown: str, equations: dict[str, int]) -> str:
     return markdown
 
 
+def notebook_pages(folder: Path) -> list[Path]:
+    """The sources of all notebooks."""
+    return sorted(page for name in FOLDERS for page in (folder / name).glob("*.md") if page.stem != "index")
+
+
 def write_notebooks(app: Sphinx, error: Exception | None) -> None:
     """Write a notebook beside each page: text from the tutorial, outputs from the notebook executed for the page."""
     if error or app.builder.format != "html":
         return
-    for source in sorted((Path(app.srcdir) / "tutorials").glob("[0-9]*.md")):
+    for source in notebook_pages(Path(app.srcdir)):
         notebook = jupytext.read(source)
         equations = {label: k for k, label in enumerate(LABELLED.findall(source.read_text()), start=1)}
-        executed = Path(app.outdir).parent / "jupyter_execute" / "tutorials" / f"{source.stem}.ipynb"
+        executed = Path(app.outdir).parent / "jupyter_execute" / source.parent.name / f"{source.stem}.ipynb"
         cells = nbformat.read(executed, as_version=4).cells if executed.exists() else []
         code_cells = iter([cell for cell in cells if cell.cell_type == "code"])
         for cell in notebook.cells:
@@ -52,14 +59,14 @@ def write_notebooks(app: Sphinx, error: Exception | None) -> None:
             cell.metadata.pop("mystnb", None)
             if "hide-input" in cell.metadata.get("tags", []):
                 cell.metadata["jupyter"] = {"source_hidden": True}  # folded in JupyterLab too
-        nbformat.write(notebook, Path(app.outdir) / "tutorials" / f"{source.stem}.ipynb")
+        nbformat.write(notebook, Path(app.outdir) / source.parent.name / f"{source.stem}.ipynb")
 
 
 def offer(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Add a link to the notebook at the end of each tutorial."""
-    if re.match(r"tutorials/\d", docname):
-        name = docname.split("/")[1] + ".ipynb"
-        source[0] += f'\n\n<p><a href="{name}" download>This tutorial as a Jupyter notebook</a></p>\n'
+    """Add a link to the notebook at the end of each page that has one."""
+    folder, _, name = docname.rpartition("/")
+    if folder in FOLDERS and name != "index":
+        source[0] += f'\n\n<p><a href="{name}.ipynb" download>This {FOLDERS[folder]} as a Jupyter notebook</a></p>\n'
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

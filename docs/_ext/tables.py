@@ -3,11 +3,13 @@
 * ``{records}``: committed records by name, the files ``docs/records/*.json`` that ``espref bench`` and the tests write.
 * ``{studies}``: the committed records of ``espref train study``, ``docs/records/train-*.json``.
 * ``{deviations}``: ``espref.deviations``, with the name of the test of each row.
+* ``{supported}`` and ``{extras}``: supported versions and optional dependencies, from ``pyproject.toml``.
 """
 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
@@ -168,8 +170,57 @@ class Deviations(Table):
         return self.parsed(["```{div} small-table", *lines, "```"])
 
 
+#: What each extra of pyproject.toml is for.
+EXTRAS = {
+    "verify": "`espref verify` and `espref plan`: POT, figures, colour and progress, real data",
+    "torch": "`espref.nn`, attention in PyTorch",
+    "train": "`espref train`, the four applications",
+    "hub": "data sets from Hugging Face",
+    "test": "the tests",
+    "mutants": "mutation testing",
+    "docs": "this site",
+    "dev": "the lock file and the hooks before each commit",
+}
+
+
+def project() -> dict[str, Any]:
+    """The table ``[project]`` of pyproject.toml."""
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    table: dict[str, Any] = tomllib.loads(text)["project"]
+    return table
+
+
+class Supported(Table):
+    """``{supported}``: the supported versions, in a sentence."""
+
+    def run(self) -> list[nodes.Node]:
+        found = [re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", line) for line in project()["classifiers"]]
+        pythons = [match[1] for match in found if match]
+        extras = project()["optional-dependencies"]
+        names = {"numpy": "NumPy", "scipy": "SciPy", "torch": "PyTorch"}
+        parts = [name.split(">=") for name in (*project()["dependencies"], *extras["torch"])]
+        needed = [f"{names[name]} {oldest} or newer" for name, oldest in parts]
+        return self.parsed(
+            [f"Python {pythons[0]} to {pythons[-1]}, {', '.join(needed[:-1])} and, where used, {needed[-1]}."]
+        )
+
+
+class Extras(Table):
+    """``{extras}``: the extras, what each is for and what it installs; an extra without a purpose is an error."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = ["| extra | for | installs |", "|---|---|---|"]
+        for extra, packages in project()["optional-dependencies"].items():
+            names = [re.sub(r"^espref\[(.*)\]$", r"what `\1` does", name) for name in packages]
+            names = [name if name.startswith("what") else f"`{name}`" for name in names]
+            lines.append(f"| `{extra}` | {EXTRAS[extra]} | {', '.join(names)} |")
+        return self.parsed(["```{div} small-table", *lines, "```"])
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("records", Records)
     app.add_directive("studies", Studies)
     app.add_directive("deviations", Deviations)
+    app.add_directive("supported", Supported)
+    app.add_directive("extras", Extras)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -10,9 +10,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from .._version import __version__
 from ..citation import cite
+from ..claims import LEDGER, cite_claim
 from ..deviations import deviation_table
 from . import bench, plan, verify
 
@@ -62,8 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("words", nargs=argparse.REMAINDER)
     command.set_defaults(run=_train)
 
-    command = commands.add_parser("cite", help="BibTeX of espref and its papers, or of the given keys")
-    command.add_argument("keys", nargs="*", help="keys of the bibliography, such as prillo2020softsort")
+    command = commands.add_parser("cite", help="BibTeX of espref and its papers, of the given keys, or of a claim")
+    command.add_argument("keys", nargs="*", help="such as prillo2020softsort, or a claim: line.marginals")
+    run = "what espref verify --json wrote: the citation of a claim then has its residual"
+    command.add_argument("--run", dest="document", type=Path, metavar="FILE", help=run)
     command.set_defaults(run=_cite)
 
     command = commands.add_parser("deviations", help="where paper, released code, POT and espref differ")
@@ -82,7 +86,12 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _cite(options: argparse.Namespace) -> int:
-    print(cite(*options.keys))
+    claimed = [key for key in options.keys if key in LEDGER]
+    if options.document is not None and not claimed:
+        raise ValueError("--run: expected a claim to cite (espref verify --list)")
+    papers = [key for key in options.keys if key not in LEDGER]
+    texts = [cite_claim(key, options.document) for key in claimed]
+    print("\n\n".join([*texts, *([cite(*papers)] if papers or not claimed else [])]))
     return 0
 
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._environment import environment, in_words
+from .._environment import in_words
 from ..circle import circle_plan
 from ..citation import bibliography
-from ..claims import Outcome, Problem
+from ..claims import Outcome, Problem, Run
 from ..claims.circle import WORSE_X, WORSE_Y
 from ..directions import sample_directions
 from ..expected import expected_sliced_plan, min_sliced_plan
@@ -54,8 +54,9 @@ def prose(text: str) -> str:
     return "".join(parts)
 
 
-def to_html(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: float, note: str) -> str:
+def to_html(measured: Run) -> str:
     """The whole page."""
+    outcomes, problems, _, seconds, note, made_with = measured
     result = f"{summary(outcomes, seconds)}, on {describe(problems)}"
     names = "; ".join(f"{p.name} (n = {len(p.x)}, m = {len(p.y)}, d = {p.dim})" for p in problems)
     remark = f"<p>{html.escape(note)}</p>" if note else ""
@@ -70,7 +71,7 @@ def to_html(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: f
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{STYLE}</style></head><body><h1>The ledger, measured</h1>"
         f"<p><strong>{html.escape(result)}.</strong></p>{remark}{_figures(outcomes, problems)}{chapters}"
-        f"{_sources(outcomes)}<h2>Measured with</h2><p><small>{html.escape(in_words(environment()))}.</small></p>"
+        f"{_sources(outcomes)}<h2>Measured with</h2><p><small>{html.escape(in_words(made_with))}.</small></p>"
         f"<h2>Problems</h2><p><small>{html.escape(names)}.</small></p></body></html>\n"
     )
 
@@ -85,11 +86,12 @@ def _row(outcome: Outcome) -> str:
     )
     measured = f"<br><small>Measured as: {prose(entry.measured)}.</small>" if entry.measured else ""
     note = f"<br><small>{html.escape(outcome.note)}</small>" if outcome.note else ""
-    source = f" Source: {html.escape(entry.source)}." if entry.source else ""
-    proof = f"<details><summary>proof</summary>{prose(inspect.cleandoc(entry.proof))}{source}</details>"
+    origin = f" Source: {html.escape(entry.origin)}."
+    corrected = f"<br><small>Corrected in {prose(entry.corrected)}</small>" if entry.corrected else ""
+    proof = f"<details><summary>proof</summary>{prose(inspect.cleandoc(entry.proof))}{origin}</details>"
     return (
         f'<tr id="{html.escape(entry.id)}"><td><code>{html.escape(entry.id)}</code> <small>{entry.kind}</small><br>'
-        f"{prose(entry.statement)}{measured}{companions}{note}{proof}</td>"
+        f"{prose(entry.statement)}{corrected}{measured}{companions}{note}{proof}</td>"
         f'<td class="n">{html.escape(comparison(outcome))}<br><small>{html.escape(outcome.worst)}</small></td>'
         f'<td class="{outcome.verdict}">{outcome.verdict}</td></tr>\n'
     )
@@ -97,7 +99,7 @@ def _row(outcome: Outcome) -> str:
 
 def _sources(outcomes: Sequence[Outcome]) -> str:
     """BibTeX entries of all sources of the claims."""
-    cited = {key.strip() for outcome in outcomes for key in outcome.claim.source.split(",")}
+    cited = {key for outcome in outcomes for key in outcome.claim.sources}
     entries = [entry for key, entry in bibliography().items() if key in cited]
     return f"<h2>Sources</h2><pre><small>{html.escape(chr(10).join(entries))}</small></pre>" if entries else ""
 

@@ -1,27 +1,14 @@
-"""The results of the ledger in the terminal and as JSON, and the tables of the benchmarks. Needs rich."""
+"""The results of the ledger and the tables of the benchmarks, for the terminal."""
 
 from __future__ import annotations
 
 import math
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
 
-try:
-    from rich import box
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.table import Table
-    from rich.text import Text
-except ImportError as missing:
-    raise ImportError("the tables need rich: pip install 'espref[verify]'") from missing
-
-from .._environment import environment
 from ..benchmarks import Row
-from ..claims import Claim, Outcome, Problem
+from ..claims import Outcome, Problem
+from .terminal import Line, Table
 
 COLOURS = {
     "holds": "green",
@@ -32,21 +19,6 @@ COLOURS = {
     "skipped": "yellow",
 }
 SIGNS = {"at most": "≤", "at least": "≥"}
-
-
-def new_console() -> Console:
-    """Standard output, 100 columns wide where neither a terminal nor COLUMNS says how wide it is."""
-    unknown_width = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=100 if unknown_width else None, highlight=False)
-
-
-@contextmanager
-def progress_bar(console: Console, total: int) -> Iterator[Callable[[Claim], None]]:
-    """A progress bar, on a terminal only; call the function it yields with each claim before it is measured."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total, completed=-1)
-        yield lambda entry: progress.update(task, advance=1, description=entry.id)
 
 
 def two_digits(value: float) -> str:
@@ -67,24 +39,19 @@ def by_chapter(outcomes: Iterable[Outcome]) -> list[tuple[str, list[Outcome]]]:
 
 def chapter_table(chapter: str, outcomes: Sequence[Outcome]) -> Table:
     """One table: claim, residual, tolerance, verdict, seconds; under a claim, one row for each dropped hypothesis."""
-    table = Table(title=chapter, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("claim", overflow="fold")
-    table.add_column("residual", justify="right", no_wrap=True)
-    table.add_column("tolerance", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
+    table = Table(chapter, ("claim", "residual", "tolerance", "verdict", "seconds"), right=("residual", "seconds"))
     for outcome in outcomes:
         entry = outcome.claim
-        name = Text(entry.id.split(".", 1)[1])
+        name = [Line(entry.id.split(".", 1)[1])]
         if outcome.note:
-            name.append(f"\n  {outcome.note}", style="yellow" if outcome.good else "red")
-        verdict = Text(outcome.verdict, style=COLOURS[outcome.verdict])
+            name.append(Line(f"  {outcome.note}", "yellow" if outcome.good else "red"))
+        verdict = Line(outcome.verdict, COLOURS[outcome.verdict])
         tolerance = f"{SIGNS[entry.sense]} {two_digits(entry.tolerance)}"
-        table.add_row(name, two_digits(outcome.residual), tolerance, verdict, f"{outcome.seconds:.2f}")
+        table.add(tuple(name), two_digits(outcome.residual), tolerance, verdict, f"{outcome.seconds:.2f}")
         for companion, value in zip(entry.companions, outcome.companions, strict=False):
-            verdict = Text("fails" if value >= companion.at_least else "holds", style="dim")  # it should fail
-            name = Text(f"  without {first_phrase(companion.dropped)}", style="dim")
-            table.add_row(name, two_digits(value), f"≥ {two_digits(companion.at_least)}", verdict, "")
+            verdict = Line("fails" if value >= companion.at_least else "holds", "dim")  # it should fail
+            dropped = Line(f"  without {first_phrase(companion.dropped)}", "dim")
+            table.add(dropped, two_digits(value), f"≥ {two_digits(companion.at_least)}", verdict, "")
     return table
 
 
@@ -114,65 +81,22 @@ def describe(problems: Sequence[Problem]) -> str:
     )
 
 
-def closing(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: float, note: str) -> Iterator[Text]:
+def closing(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: float, note: str) -> Iterator[Line]:
     """The lines under the tables: each claim that failed, the note, the summary."""
     for outcome in outcomes:
         if not outcome.good:
-            yield Text(f"failed: {outcome.claim.id}: {comparison(outcome)}, {outcome.note}", style="bold red")
+            yield Line(f"failed: {outcome.claim.id}: {comparison(outcome)}, {outcome.note}", "bold red")
     if note:
-        yield Text(note, style="yellow")
+        yield Line(note, "yellow")
     good = all(outcome.good for outcome in outcomes)
-    yield Text(f"{summary(outcomes, seconds)}, on {describe(problems)}", style="bold green" if good else "bold red")
-
-
-def to_json(outcomes: Sequence[Outcome], problems: Sequence[Problem], seeds: int, note: str) -> dict[str, Any]:
-    """All measurements, the problems they were made on and the environment; infinities and NaN become null."""
-
-    def finite(value: float) -> float | None:
-        return float(value) if math.isfinite(value) else None
-
-    def record(outcome: Outcome) -> dict[str, Any]:
-        entry = outcome.claim
-        return {
-            "id": entry.id,
-            "kind": entry.kind,
-            "statement": entry.statement,
-            "measured": entry.measured,
-            "source": entry.source,
-            "verdict": outcome.verdict,
-            "residual": finite(outcome.residual),
-            "sense": entry.sense,
-            "tolerance": entry.tolerance,
-            "companions": [
-                {"dropped": companion.dropped, "residual": finite(value), "at_least": companion.at_least}
-                for companion, value in zip(entry.companions, outcome.companions, strict=False)
-            ],
-            "runs": outcome.runs,
-            "worst": outcome.worst,
-            "seconds": round(outcome.seconds, 3),
-            "note": outcome.note,
-        }
-
-    return {
-        "environment": environment(),
-        "seeds": seeds,
-        "note": note,
-        "problems": [
-            {"name": p.name, "origin": p.origin, "n": len(p.x), "m": len(p.y), "dim": p.dim} for p in problems
-        ],
-        "claims": [record(outcome) for outcome in outcomes],
-    }
+    yield Line(f"{summary(outcomes, seconds)}, on {describe(problems)}", "bold green" if good else "bold red")
 
 
 def benchmark_table(suite: str, rows: Sequence[Row]) -> Table:
     """One table per suite: each benchmark, what was measured, and its target."""
-    table = Table(title=suite, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for heading in ("benchmark", "measured", "target", ""):
-        table.add_column(heading, overflow="fold")
-    met = {True: Text("met", style="green"), False: Text("missed", style="bold red"), None: Text("")}
+    table = Table(suite, ("benchmark", "measured", "target", ""))
+    met = {True: Line("met", "green"), False: Line("missed", "bold red"), None: Line("")}
     for row in rows:
-        name = Text(row["name"])
-        name.append(f"\n  {row['detail']}", style="dim")
-        measured = Text(f"{row['measured']:.3g} {row['unit']}")
-        table.add_row(name, measured, Text(row["target"]), met[row["ok"]])
+        name = (Line(row["name"]), Line(f"  {row['detail']}", "dim"))
+        table.add(name, f"{row['measured']:.3g} {row['unit']}", row["target"], met[row["ok"]])
     return table

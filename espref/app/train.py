@@ -23,7 +23,7 @@ from ..train.presets import PRESETS
 from ..train.processes import STRATEGIES, make_fabric
 from ..train.runs import Comparison, compare, load
 from ..train.studies import STUDIES, run_study
-from .report import new_console
+from .terminal import coloured_console
 
 MODULES = ("torchmetrics", "sacrebleu", "tensorboard", "sklearn", "babel", "matplotlib")
 SETTINGS = [field for field in fields(Config) if field.name not in ("task", "attention", "seed")]
@@ -112,7 +112,7 @@ def _train(options: argparse.Namespace) -> int:
     ]
     data = load(options.task, options.root)
     fabric = make_fabric(options.accelerator, options.devices, options.precision, options.strategy)
-    console = new_console()
+    console = coloured_console()
     results: dict[str, dict[int, dict[str, Any]]] = {kind: {} for kind in options.attention}
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("{task.fields[metrics]}"))
     with Progress(*columns, console=console, disable=not fabric.is_global_zero) as progress:
@@ -136,7 +136,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _study(options: argparse.Namespace) -> int:
-    console = new_console()
+    console = coloured_console()
     study = run_study(
         options.study,
         seeds=options.seeds,

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,34 +14,31 @@ import numpy as np
 from .. import claims
 from .._checks import as_count
 from .._output import atomic, check_writable
+from ..claims import measurements
 from ..claims.problems import fits
 from ..train import claims as _training  # noqa: F401  enters the claims about training into the ledger
+from . import report
 from .files import add_weight_options, read_clouds
+from .terminal import Line, new_console, progress_bar
 
 
 class Selection(NamedTuple):
-    """The claims to be measured, and on what."""
+    """The claims to be measured, and on what: the arguments of :func:`espref.claims.run_ledger`."""
 
     entries: list[claims.Claim]
-    problems: list[claims.Problem]
-    seeds: int
-    note: str  # what was done to the problems, or is missing from them
-
-
-class Measurements(NamedTuple):
-    """The outcome of every claim, and how long all took."""
-
-    outcomes: list[claims.Outcome]
-    seconds: float
+    problems: list[claims.Problem] | None = None  # those of the package
+    seeds: int = claims.SEEDS
+    note: str = ""
+    inputs: tuple[Path, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``espref verify``."""
     parser.add_argument("--only", metavar="PATTERN", help="claims whose identifier contains or matches PATTERN")
-    seeds = "run on the random problems of N seeds (default 3; 1 on your clouds)"
+    seeds = f"run on the random problems of N seeds (default {claims.SEEDS}; 1 on your clouds)"
     parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
     parser.add_argument("--list", action="store_true", help="list the claims and measure nothing")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements as one document")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
     source = "your source cloud, .npy or .csv, one row per point"
     parser.add_argument("--source", type=Path, metavar="FILE", help=source)
@@ -58,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_command(options: argparse.Namespace) -> int:
     """Measure the claims; the exit status is 1 if any claim fails."""
     on_files = bool(options.source and options.target)
-    seeds = as_count((1 if on_files else 3) if options.seeds is None else options.seeds, "--seeds")
+    default = 1 if on_files else claims.SEEDS
+    seeds = as_count(default if options.seeds is None else options.seeds, "--seeds")
     as_count(options.max_points, "--max-points")
     if not on_files and any((options.source, options.target, options.source_weights, options.target_weights)):
         raise ValueError("--source, --target: expected both files, or neither")
@@ -69,10 +63,10 @@ def run_command(options: argparse.Namespace) -> int:
         return 0
     for path in (options.json, options.html):
         check_writable(path)
-    selection = _select_for_files(entries, seeds, options) if on_files else select(entries, seeds)
-    measurements = run(selection)
-    write(selection, measurements, json_path=options.json, html_path=options.html)
-    return 0 if all(outcome.good for outcome in measurements.outcomes) else 1
+    selection = _select_for_files(entries, seeds, options) if on_files else Selection(entries, seeds=seeds)
+    measured = measure(selection)
+    write(measured, json_path=options.json, html_path=options.html)
+    return 0 if all(outcome.good for outcome in measured.outcomes) else 1
 
 
 def _matching(pattern: str | None) -> list[claims.Claim]:
@@ -87,17 +81,6 @@ def _matching(pattern: str | None) -> list[claims.Claim]:
     return entries
 
 
-def select(entries: Iterable[claims.Claim], seeds: int) -> Selection:
-    """Claims on the synthetic problems of all seeds, and on the real ones where scikit-learn is installed."""
-    problems = [problem for seed in range(seeds) for problem in claims.synthetic_problems(seed)]
-    note = ""
-    if find_spec("sklearn") is None:
-        note = "real data skipped: pip install 'espref[verify]'"
-    else:
-        problems += [problem for seed in range(seeds) for problem in claims.real_problems(seed)]
-    return Selection(list(entries), problems, seeds, note)
-
-
 def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argparse.Namespace) -> Selection:
     """Claims about any pair of clouds, on the user's clouds; without companions, which need clouds of their own."""
     x, y, a, b = read_clouds(options)
@@ -109,7 +92,9 @@ def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argp
     applicable = [replace(entry, companions=[]) for entry in entries if entry.on in scopes]
     if not applicable:
         raise ValueError(f"--only: no claim that matches {options.only!r} applies to these clouds")
-    return Selection(applicable, problems, seeds, "your clouds were moved and scaled together to extent 1")
+    note = "your clouds were moved and scaled together to extent 1"
+    files = (options.source, options.target, options.source_weights, options.target_weights)
+    return Selection(applicable, problems, seeds, note, tuple(path for path in files if path))
 
 
 def _standardised(problem: claims.Problem) -> claims.Problem:
@@ -129,38 +114,37 @@ def _standardised(problem: claims.Problem) -> claims.Problem:
     return replace(problem, x=x, y=y)
 
 
-def run(selection: Selection) -> Measurements:
-    """Run the claims, and print a table for each chapter as soon as it is complete."""
-    from . import report
+def measure(selection: Selection) -> claims.Run:
+    """Measure the claims, and print a table for each chapter as soon as it is complete."""
+    console = new_console()
+    chapter: list[claims.Outcome] = []
 
-    start = time.perf_counter()
-    console = report.new_console()
-    outcomes: list[claims.Outcome] = []
-    with report.progress_bar(console, len(selection.entries)) as advance:
-        measured = claims.run(selection.entries, selection.problems, selection.seeds, advance)
-        for chapter, group in groupby(measured, lambda outcome: outcome.claim.chapter):
-            chapter_outcomes = list(group)
-            outcomes += chapter_outcomes
-            console.print(report.chapter_table(chapter, chapter_outcomes))
-    return Measurements(outcomes, time.perf_counter() - start)
+    def print_chapter() -> None:
+        if chapter:
+            console.print(report.chapter_table(chapter[0].claim.chapter, chapter))
+            chapter.clear()
+
+    def after(outcome: claims.Outcome) -> None:
+        if chapter and chapter[0].claim.chapter != outcome.claim.chapter:
+            print_chapter()
+        chapter.append(outcome)
+
+    with progress_bar(console, len(selection.entries)) as advance:
+        measured = claims.run_ledger(**selection._asdict(), before=lambda entry: advance(entry.id), after=after)
+        print_chapter()
+    return measured
 
 
-def write(
-    selection: Selection, measurements: Measurements, *, json_path: Path | None = None, html_path: Path | None = None
-) -> None:
-    """Print the summary, and write the files that were asked for."""
-    from . import report
-
-    _, problems, seeds, note = selection
-    outcomes, seconds = measurements
-    console = report.new_console()
-    for line in report.closing(outcomes, problems, seconds, note):
-        console.print(line)
-    if json_path:
-        with atomic(json_path) as draft:
-            draft.write_text(json.dumps(report.to_json(outcomes, problems, seeds, note), indent=1, allow_nan=False))
+def write(measured: claims.Run, *, json_path: Path | None = None, html_path: Path | None = None) -> None:
+    """Write the files that were asked for, and print the summary."""
+    console = new_console()
+    checksum = measurements.write(json_path, measured) if json_path else ""
     if html_path:
         from .page import to_html
 
         with atomic(html_path) as draft:
-            draft.write_text(to_html(outcomes, problems, seconds, note), encoding="utf-8")
+            draft.write_text(to_html(measured), encoding="utf-8")
+    for line in report.closing(measured.outcomes, measured.problems, measured.seconds, measured.note):
+        console.print(line)
+    if json_path:
+        console.print(Line(f"{json_path}: SHA-256 {checksum}"))

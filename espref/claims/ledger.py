@@ -10,17 +10,17 @@ one number. There are four kinds:
 * a *measurement* is a number that experiments give and no proof does; it may be bounded from either side.
 
 On the user's clouds, whose points may differ by less than rounding can tell, or whose costs no float may hold, a claim
-can also be *not measurable*: its check raises :class:`NotMeasurable` with the reason, or meets a documented limit of
+can also be *not measurable*: its check raises ``NotMeasurable`` with the reason, or meets a documented limit of
 the package. On the package's own problems that is an error, since every claim must be measured there.
 
 The statement is mathematics and nothing else; ``measured`` says what the number is. The docstring of the check is the
-proof, or says where it can be found.
+proof, or says where it can be found. ::
 
     @claim("line.sorted-is-optimal", kind="theorem", on="pair", tolerance=1e-12, source="peyre2019computational",
            statement=r"...", measured=r"...")
     def sorted_is_optimal(problem): ...
 
-A *companion* drops a hypothesis of the claim. The statement must then fail, by at least the companion's own margin:
+A *companion* drops a hypothesis of the claim. The statement must then fail, by at least the companion's own margin::
 
     @sorted_is_optimal.without("convexity of the cost", at_least=1e-3)
     def concave_cost(problem): ...
@@ -39,7 +39,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .._checks import Limit
-from .problems import NotMeasurable, Problem, fits
+from .problems import SEEDS, NotMeasurable, Problem, fits
 
 Kind = Literal["theorem", "property", "refutation", "measurement"]
 Scope = Literal["fixed", "seed", "pair", "square", "plane"]
@@ -59,7 +59,29 @@ EXTRAS = {
 
 @dataclass(frozen=True)
 class Companion:
-    """The same statement with one hypothesis dropped: ``check`` must return ``at_least`` or more."""
+    """The same statement with one hypothesis dropped: ``check`` must return ``at_least`` or more.
+
+    Parameters
+    ----------
+    dropped : str
+        The hypothesis, as a noun phrase that completes "without".
+    check : callable
+        Measures the violation; it is called like the check of the claim.
+    at_least : float
+        Margin by which the statement must fail.
+    on : str
+        What the check is run on; see :func:`espref.claims.claim`.
+
+    See Also
+    --------
+    Claim : Its method ``without`` registers a companion.
+
+    Examples
+    --------
+    >>> from espref.claims import LEDGER
+    >>> LEDGER["line.sorted-is-optimal"].companions[0].at_least
+    0.001
+    """
 
     dropped: str
     check: Callable[..., float]
@@ -69,7 +91,45 @@ class Companion:
 
 @dataclass
 class Claim:
-    """One entry of the ledger; see the module's docstring."""
+    """One entry of the ledger.
+
+    Parameters
+    ----------
+    id : str
+        Chapter, dot, and the claim in a few words.
+    kind : "theorem", "property", "refutation" or "measurement"
+        What the number means.
+    statement : str
+        Hypotheses and assertion.
+    source : str
+        Keys of the bibliography, separated by commas; empty for what is derived here.
+    check : callable
+        Measures the claim; its docstring is the proof.
+    tolerance : float
+        Bound of the measured number.
+    sense : "at most" or "at least"
+        Side of the bound on which the claim holds.
+    on : str
+        What the check is run on; see :func:`espref.claims.claim`.
+    needs : tuple of str
+        Modules beyond NumPy and SciPy.
+    companions : list of Companion
+        The same statement with hypotheses dropped.
+    measured : str
+        What the check returns, as a noun phrase.
+    corrected : str
+        The version in which the statement was corrected, and how; usually empty.
+
+    See Also
+    --------
+    claim : Make a claim and enter it into the ledger.
+
+    Examples
+    --------
+    >>> from espref.claims import LEDGER
+    >>> LEDGER["line.marginals"].kind
+    'theorem'
+    """
 
     id: str
     kind: Kind
@@ -82,11 +142,28 @@ class Claim:
     needs: tuple[str, ...] = ()
     companions: list[Companion] = field(default_factory=list)
     measured: str = ""
+    corrected: str = ""
 
     @property
     def chapter(self) -> str:
         """The module that the claim is about, the first part of its identifier."""
         return self.id.split(".")[0]
+
+    @property
+    def sources(self) -> list[str]:
+        """The keys of the papers that the claim is about."""
+        return [key.strip() for key in self.source.split(",") if key.strip()]
+
+    @property
+    def origin(self) -> str:
+        """Where the claim comes from: a paper, or this project, where nobody has reviewed it."""
+        papers = ", ".join(self.sources)
+        if self.kind == "theorem":
+            return papers or "derived here, not peer-reviewed"
+        if self.kind == "property":
+            return "a property of this software" + (f", compared with {papers}" if papers else "")
+        done = "derived here" if self.kind == "refutation" else "measured here"
+        return f"{done}, not peer-reviewed" + (f"; about a statement of {papers}" if papers else "")
 
     @property
     def proof(self) -> str:
@@ -124,22 +201,68 @@ def claim(
     measured: str = "",
     sense: Sense | None = None,
     needs: tuple[str, ...] = (),
+    corrected: str = "",
 ) -> Callable[[Callable[..., float]], Claim]:
     """Enter the decorated check into the ledger.
 
-    statement : hypotheses and assertion, as they would be printed in a paper.
-    measured : what the check returns, as a noun phrase that completes "measured as".
-    on : what the check is run on. "fixed": ``check()``, once; "seed": ``check(rng)``, once per seed; "pair":
-        ``check(problem)`` for every problem; "square": those with n = m and uniform weights; "plane": those with d = 2.
-    sense : "at least" (default for refutations) or "at most" (default for all other kinds).
-    needs : modules beyond NumPy and SciPy, keys of ``EXTRAS``; without them the claim is skipped with the pip line.
+    Parameters
+    ----------
+    id : str
+        Permanent, listed in ``identifiers.txt``, never given to another statement: chapter, dot, the claim in a few
+        words.
+    kind : "theorem", "property", "refutation" or "measurement"
+        What the number means.
+    statement : str
+        Hypotheses and assertion, as they would be printed in a paper.
+    source : str
+        Keys of the bibliography, separated by commas; empty for what is derived here.
+    on : "fixed", "seed", "pair", "square" or "plane"
+        What the check is run on: ``check()``, once; ``check(rng)``, once per seed; ``check(problem)``, for every
+        problem, for those with n = m and uniform weights, for those with d = 2.
+    tolerance : float
+        Bound of the measured number.
+    measured : str
+        What the check returns, as a noun phrase that completes "measured as".
+    sense : "at most" or "at least", optional
+        Side of the bound; "at least" for refutations and "at most" for all other kinds by default.
+    needs : tuple of str
+        Modules beyond NumPy and SciPy, keys of ``EXTRAS``. Where one is missing, the claim is skipped with the pip
+        line.
+    corrected : str
+        The version in which the statement was corrected, and how: "0.3.0: holds for p >= 1 only".
+
+    Returns
+    -------
+    callable
+        The decorator, which returns the :class:`Claim`.
+
+    Raises
+    ------
+    ValueError
+        When the identifier is in the ledger.
+
+    See Also
+    --------
+    run : Measure claims.
+
+    Examples
+    --------
+    >>> from espref import line_plan
+    >>> from espref.claims import LEDGER, claim, run_claim
+    >>> @claim("line.example", kind="theorem", on="seed", tolerance=1e-15, source="", statement="The mass is 1.")
+    ... def mass(rng):
+    ...     return abs(line_plan(rng.normal(size=5), rng.normal(size=7)).sum() - 1)
+    >>> run_claim(mass, problems=[]).verdict
+    'holds'
+    >>> del LEDGER["line.example"]
     """
     if id in LEDGER:
         raise ValueError(f"id: expected a new identifier, got {id!r}, which is in the ledger")
 
     def register(check: Callable[..., float]) -> Claim:
         default: Sense = "at least" if kind == "refutation" else "at most"
-        entry = Claim(id, kind, statement, source, check, tolerance, sense or default, on, needs, measured=measured)
+        entry = Claim(id, kind, statement, source, check, tolerance, sense or default, on, needs)
+        entry.measured, entry.corrected = measured, corrected
         LEDGER[id] = entry
         return entry
 
@@ -147,16 +270,28 @@ def claim(
 
 
 class Outcome(NamedTuple):
-    """The result of one claim: the worst residual over all it was run on."""
+    """The result of one claim: the worst residual over all it was run on.
 
-    claim: Claim
-    verdict: Verdict
-    residual: float
-    companions: tuple[float, ...]
-    runs: int
-    worst: str
-    seconds: float
-    note: str
+    See Also
+    --------
+    run_claim : Makes it.
+
+    Examples
+    --------
+    >>> from espref.claims import LEDGER, run_claim, synthetic_problems
+    >>> outcome = run_claim(LEDGER["line.marginals"], synthetic_problems())
+    >>> outcome.good, outcome.runs
+    (True, 8)
+    """
+
+    claim: Claim  # what was measured
+    verdict: Verdict  # "holds", "refuted", "fails", "error", "skipped" or "not measurable"
+    residual: float  # the worst
+    companions: tuple[float, ...]  # the smallest violation of each companion
+    runs: int  # number of problems or seeds
+    worst: str  # the problem or seed with the worst residual
+    seconds: float  # time taken
+    note: str  # why a claim fails or was not measured
 
     @property
     def good(self) -> bool:
@@ -202,8 +337,33 @@ def _one_torch_thread(uses_torch: bool) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def run_claim(entry: Claim, problems: Sequence[Problem], seeds: int = 3) -> Outcome:
-    """Run one claim and its companions on everything they apply to; the worst residual counts."""
+def run_claim(entry: Claim, problems: Sequence[Problem], seeds: int = SEEDS) -> Outcome:
+    """Run one claim and its companions on everything they apply to; the worst residual counts.
+
+    Parameters
+    ----------
+    entry : Claim
+        What to measure.
+    problems : sequence of Problem
+        What claims about pairs of clouds are run on.
+    seeds : int
+        Number of seeds for claims that draw their own input.
+
+    Returns
+    -------
+    Outcome
+        An error in a check is a verdict too, and not raised.
+
+    See Also
+    --------
+    run : The same for several claims.
+
+    Examples
+    --------
+    >>> from espref.claims import LEDGER, real_problems, run_claim
+    >>> run_claim(LEDGER["lift.marginals"], real_problems()).verdict
+    'holds'
+    """
     with _one_torch_thread("torch" in entry.needs and entry.missing() is None):
         return _run_claim(entry, problems, seeds)
 
@@ -250,10 +410,38 @@ def _smallest_violation(companion: Companion, problems: Sequence[Problem], seeds
 def run(
     entries: Iterable[Claim],
     problems: Sequence[Problem],
-    seeds: int = 3,
+    seeds: int = SEEDS,
     progress: Callable[[Claim], Any] = lambda entry: None,
 ) -> Iterator[Outcome]:
-    """Run claims one after the other; ``progress`` is called with each claim before it is run."""
+    """Run claims one after the other.
+
+    Parameters
+    ----------
+    entries : iterable of Claim
+        What to measure.
+    problems : sequence of Problem
+        What claims about pairs of clouds are run on.
+    seeds : int
+        Number of seeds for claims that draw their own input.
+    progress : callable
+        Called with each claim before it is run.
+
+    Yields
+    ------
+    Outcome
+        One for each claim, in order.
+
+    See Also
+    --------
+    run_claim : The same for one claim.
+
+    Examples
+    --------
+    >>> from espref.claims import LEDGER, run, synthetic_problems
+    >>> line = [entry for entry in LEDGER.values() if entry.chapter == "line"]
+    >>> all(outcome.good for outcome in run(line[:3], synthetic_problems(), seeds=1))
+    True
+    """
     for entry in entries:
         progress(entry)
         yield run_claim(entry, problems, seeds)

@@ -39,14 +39,15 @@ def _difference(result: Any, plain: attention.Attention) -> float:
 
 @claim(
     "nn.equals-the-specification",
-    kind="theorem",
+    kind="property",
     on="seed",
     tolerance=1e-11,
     needs=TORCH,
     source="shahbazi2025espformer",
     statement=r"Output and matrix of `espref.nn.functional.esp_attention` in float64 are those of "
     r"`espref.esp_attention`: soft, balanced and hard sorts, both kernels, along the axes and along free slicers, for "
-    r"$n = m$ and $n \ne m$. Largest difference of an entry.",
+    r"$n = m$ and $n \ne m$.",
+    measured="largest difference of an entry",
 )
 def equals_specification(rng: np.random.Generator) -> float:
     """Two implementations of one definition: the specification forms matrices, the module uses recurrences."""
@@ -72,13 +73,14 @@ def equals_specification(rng: np.random.Generator) -> float:
 
 @claim(
     "nn.gradients-are-derivatives",
-    kind="theorem",
+    kind="property",
     on="seed",
     tolerance=1e-6,
     needs=TORCH,
     source="",
     statement=r"The gradients of soft and balanced ESP attention in queries, keys, values, $\tau$, $\beta$ and slicers "
-    r"are the difference quotients of the NumPy specification. Largest deviation, relative to the largest derivative.",
+    r"are the derivatives of the NumPy specification.",
+    measured="largest deviation from a difference quotient along a random line, relative to gradient times line",
 )
 def gradients(rng: np.random.Generator) -> float:
     """Central differences of step 1e-5 along random lines, whose own error is of order 1e-10."""
@@ -134,13 +136,14 @@ def _padded(rng: np.random.Generator, masked: bool) -> float:
 
 @claim(
     "nn.padding-changes-nothing",
-    kind="theorem",
+    kind="property",
     on="seed",
     tolerance=1e-11,
     needs=TORCH,
     source="",
     statement=r"With padding masks, the plan of a batch item couples its valid tokens only: outputs are those of the "
-    r"item alone, and zero at padded queries, whatever the padding holds. Largest difference.",
+    r"item alone, and zero at padded queries, whatever the padding holds.",
+    measured="largest difference of an output",
 )
 def padding(rng: np.random.Generator) -> float:
     """Valid tokens come first in rank, padding carries no mass, and ranks are coupled by the counts of valid tokens."""
@@ -188,13 +191,13 @@ def _esp(q: Any, k: Any, v: Any) -> Any:
 
 @claim(
     "nn.no-plan-is-built",
-    kind="theorem",
+    kind="property",
     on="fixed",
     tolerance=0.1,
     needs=TORCH,
     source="",
-    statement=r"Forward and backward of ESP attention form no $n \times m$ matrix. Elements of the largest tensor at "
-    r"$n = m = 4096$ and $d = 4$, as a fraction of $n m$.",
+    statement=r"Forward and backward of ESP attention form no $n \times m$ matrix.",
+    measured=r"elements of the largest tensor at $n = m = 4096$ and $d = 4$, as a fraction of $n m$",
 )
 def no_plan() -> float:
     """Every tensor that PyTorch makes is counted; the largest are the kernels within chunks, 16 numbers per token."""
@@ -219,8 +222,9 @@ def _slope(compute: Callable[..., Any], sizes: tuple[int, ...]) -> float:
     tolerance=1.1,
     needs=TORCH,
     source="",
-    statement=r"The count of numbers written by forward and backward of soft ESP attention grows linearly: log-log "
-    r"slope from $n = 1024$ to $8192$. A sort, which is one call, counts as the numbers that it writes.",
+    statement=r"The count of numbers written by forward and backward of soft ESP attention grows linearly. A sort, "
+    r"which is one call, counts as the numbers that it writes.",
+    measured=r"log-log slope from $n = 1024$ to $8192$",
 )
 def linear_work() -> float:
     """Counted, not timed, so that it is the same on every machine."""
@@ -241,7 +245,8 @@ def quadratic_work() -> float:
     needs=TORCH,
     source="",
     statement=r"In float32, for $\tau$ from $10^{-6}$ to $10^6$ and $n = 300$: soft ESP attention and its gradients "
-    r"are finite, and the entries of its matrix sum to $n$. Largest relative deviation of that sum.",
+    r"are finite, and the entries of its matrix sum to $n$.",
+    measured="largest relative deviation of that sum",
 )
 def every_tau(rng: np.random.Generator) -> float:
     """Every exponent is at most 0, so nothing overflows; a row sum of the kernel is at least its diagonal entry, 1."""
@@ -261,13 +266,14 @@ def every_tau(rng: np.random.Generator) -> float:
 
 @claim(
     "nn.balanced-in-float32",
-    kind="theorem",
+    kind="property",
     on="seed",
     tolerance=2e-5,
     needs=TORCH,
     source="",
     statement=r"In float32, balanced and hard ESP attention have row sums 1 and column sums $n / m$, for $n = m$ and "
-    r"$n \ne m$. Largest relative deviation.",
+    r"$n \ne m$.",
+    measured="largest relative deviation of a sum",
 )
 def balanced_float32(rng: np.random.Generator) -> float:
     """The scaling stops when the sums are 1 to a few rounding errors."""
@@ -297,7 +303,8 @@ def _defect(rng: np.random.Generator, sort: str) -> float:
     needs=TORCH,
     source="shahbazi2025espformer, prillo2020softsort",
     statement=r"Without ties, soft ESP attention at $\tau = 10^{-9}$ equals the hard one: a model trained while $\tau$ "
-    r"is lowered may be evaluated with the hard sort. Largest difference of outputs.",
+    r"is lowered may be evaluated with the hard sort.",
+    measured="largest difference of an output",
 )
 def annealed(rng: np.random.Generator) -> float:
     r"""Neighbouring scores are about $10^{-4}$ apart, so the kernel of different scores is $e^{-10^5} = 0$."""
@@ -318,13 +325,14 @@ def not_annealed(rng: np.random.Generator) -> float:
 
 @claim(
     "nn.sinkhorn-equals-the-specification",
-    kind="theorem",
+    kind="property",
     on="seed",
     tolerance=1e-12,
     needs=TORCH,
     source="sander2022sinkformers",
     statement=r"Output and matrix of `espref.nn.functional.sinkhorn_attention` are those of "
-    r"`espref.sinkhorn_attention`, for 1, 4 and 9 iterations. Largest difference of an entry.",
+    r"`espref.sinkhorn_attention`, for 1, 4 and 9 iterations.",
+    measured="largest difference of an entry",
 )
 def sinkhorn_equals(rng: np.random.Generator) -> float:
     """Two implementations of one definition, iterations counted alike: one is rows, then columns."""
@@ -339,13 +347,14 @@ def sinkhorn_equals(rng: np.random.Generator) -> float:
 
 @claim(
     "nn.swap-keeps-the-projections",
-    kind="theorem",
+    kind="property",
     on="seed",
     tolerance=1e-12,
     needs=TORCH,
     source="",
     statement=r"`swap_attention` carries the projections over: a stock encoder whose attention is replaced by "
-    r"`SoftmaxAttention` computes what it did before. Largest difference of outputs.",
+    r"`SoftmaxAttention` computes what it did before.",
+    measured="largest difference of an output",
 )
 def swap(rng: np.random.Generator) -> float:
     """Both are the same function of the same parameters."""
@@ -381,7 +390,8 @@ def _swapped(rng: np.random.Generator, kind: str) -> float:
     needs=TORCH,
     source="",
     statement=r"“A teacher-forced decoder with causal self-attention and ESP cross attention does not see later target "
-    r"tokens.” It does: the largest change of earlier outputs when only the last target token changes.",
+    r"tokens.” It does.",
+    measured="largest change of earlier outputs when only the last target token changes",
 )
 def future(rng: np.random.Generator) -> float:
     """The plan couples all target tokens to all source tokens: another last token changes the ranks of the others, and

@@ -14,6 +14,8 @@ from ..directions import sample_directions
 
 #: Unit of rounding.
 EPS = float(np.finfo(np.float64).eps)
+#: Seeds of the random problems in a run of the whole ledger, on the command line and on the site alike.
+SEEDS = 3
 
 
 class NotMeasurable(Exception):
@@ -22,7 +24,33 @@ class NotMeasurable(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """Source x (n, d) with weights a, target y (m, d) with weights b."""
+    """A pair of weighted clouds.
+
+    Parameters
+    ----------
+    name : str
+        What reports call it.
+    x, y : (n, d) and (m, d) array
+        Source and target.
+    a, b : (n,) and (m,) array
+        Weights, sum 1.
+    origin : "synthetic", "real" or "user"
+        Where the clouds come from.
+    seed : int
+        Seed of the random numbers of :meth:`rng`.
+
+    See Also
+    --------
+    synthetic_problems, real_problems, user_problem
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from espref.claims import Problem
+    >>> weights = np.array([0.5, 0.5])
+    >>> Problem("two points", np.eye(2), np.ones((2, 2)), weights, weights).square
+    True
+    """
 
     name: str
     x: Array
@@ -98,7 +126,28 @@ def _dirichlet(rng: np.random.Generator, n: int, zeros: int) -> Array:
 
 
 def synthetic_problems(seed: int = 0) -> list[Problem]:
-    """Small pairs of clouds that cover sizes, weights, ties, dimensions and scales."""
+    """Small pairs of clouds that cover sizes, weights, ties, dimensions and scales.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the random numbers.
+
+    Returns
+    -------
+    list of Problem
+        The same for the same seed.
+
+    See Also
+    --------
+    real_problems, user_problem
+
+    Examples
+    --------
+    >>> from espref.claims import synthetic_problems
+    >>> [problem.name for problem in synthetic_problems()][:2]
+    ['line #0', 'plane #0']
+    """
     rng = np.random.default_rng([seed, 314159])
     normal = rng.normal
     grid = np.array([(i, j) for i in range(5) for j in range(4)], dtype=float)
@@ -155,7 +204,32 @@ def _digit(rng: np.random.Generator, label: int) -> tuple[Array, Array]:
 
 
 def real_problems(seed: int = 0) -> list[Problem]:
-    """Colours of scikit-learn's two photographs, and digits as weighted clouds on their pixel grid (many ties)."""
+    """Colours of scikit-learn's two photographs, and digits as weighted clouds on their pixel grid (many ties).
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the choice of pixels and digits.
+
+    Returns
+    -------
+    list of Problem
+        The same for the same seed.
+
+    See Also
+    --------
+    synthetic_problems, user_problem
+
+    Notes
+    -----
+    Photographs: china.jpg by danielbuechele and flower.jpg by vultilion, both on Flickr, CC BY 2.0.
+
+    Examples
+    --------
+    >>> from espref.claims import real_problems
+    >>> [(problem.name, problem.dim) for problem in real_problems()][-1]
+    ('digits 3 and 8 #0', 2)
+    """
     rng = np.random.default_rng([seed, 161803])
     tag = f" #{seed}"
     china = _photograph_colours("china.jpg", rng, 120)
@@ -173,10 +247,37 @@ def real_problems(seed: int = 0) -> list[Problem]:
 def user_problem(x: Array, y: Array, a: Array | None, b: Array | None, *, max_points: int, seed: int = 0) -> Problem:
     """The user's clouds, reduced at random to at most ``max_points`` points each, since the exact solvers are dense.
 
+    Parameters
+    ----------
+    x, y : (n, d) and (m, d) array
+        Source and target.
+    a, b : (n,) and (m,) array, optional
+        Weights; uniform by default.
+    max_points : int
+        Largest number of points of each cloud.
+    seed : int
+        Seed of the choice of points.
+
+    Returns
+    -------
+    Problem
+        Both clouds, with weights that sum to 1.
+
     Raises
     ------
     ValueError
         When all points drawn from a cloud have weight zero.
+
+    See Also
+    --------
+    synthetic_problems, real_problems
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from espref.claims import user_problem
+    >>> user_problem(np.zeros((9, 2)), np.ones((5, 2)), None, None, max_points=4).x.shape
+    (4, 2)
     """
     rng = np.random.default_rng([seed, 141421])
 

@@ -58,7 +58,7 @@ class DifferentialAttention(PairwiseAttention):
 
     References
     ----------
-    ye2024differential
+    ye2025differential
     """
 
     def __init__(

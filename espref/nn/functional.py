@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._checks import as_temperature, as_valid, check_options, check_tokens
+from .losses import est_loss, expected_soft_plan, soft_est_loss  # noqa: F401
 from .ranks import valid_count
 from .sorting import Options
 from .streaming import streamed
@@ -190,7 +191,7 @@ def differential_attention(
 
     References
     ----------
-    ye2024differential
+    ye2025differential
     """
     check_tokens(query, key, value)
     if query.shape[-1] % 2:

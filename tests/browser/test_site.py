@@ -20,6 +20,9 @@ from urllib.parse import unquote, urldefrag, urljoin, urlparse
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from espref import __version__
+from espref.chapters import CHAPTERS
+
 SITE = Path(__file__).parents[2] / "docs" / "_build" / "html"
 PAGES = sorted(str(page.relative_to(SITE)) for page in SITE.rglob("*.html") if "_static" not in page.parts)
 
@@ -27,6 +30,12 @@ PAGES = sorted(str(page.relative_to(SITE)) for page in SITE.rglob("*.html") if "
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """No log."""
+
+
+def article(name: str) -> str:
+    """The markup of the main part of a page."""
+    text = (SITE / name).read_text()
+    return text[text.index("<article") : text.rindex("</article>")]
 
 
 @pytest.fixture(scope="session")
@@ -81,8 +90,12 @@ def watch(browser: Browser, address: str) -> Iterator[Watch]:
 
 def test_there_are_pages() -> None:
     """The folder contains the site, and no cache of the build."""
-    assert {"index.html", "ledger/index.html", "api/index.html", "tutorials/index.html", "search.html"} <= set(PAGES)
-    assert not (SITE / ".doctrees").exists()
+    folders = {f"{name}/index.html" for name in ("tutorials", "how-to", "ledger", "api")}
+    assert folders | {"index.html", "install.html", "faq.html", "search.html", "genindex.html", "404.html"} <= set(
+        PAGES
+    )
+    assert {"api/plot.html", "api/claims.html", "api/maps.html"} <= set(PAGES)
+    assert not list(SITE.rglob("*.doctree")) and not (SITE / ".doctrees").exists()
 
 
 def test_titles_are_unique() -> None:
@@ -137,7 +150,17 @@ LUMINANCE = """(element) => {
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["index.html", "tutorials/01_the_line.html", "ledger/line.html", "api/line.html"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "index.html",
+        "install.html",
+        "tutorials/01_the_line.html",
+        "how-to/move-points.html",
+        "ledger/line.html",
+        "api/line.html",
+    ],
+)
 def test_themes(name: str, theme: str, browser: Browser, address: str) -> None:
     """The page follows the reader's theme; text, captions, code and links have a contrast of at least 4.5."""
     page = browser.new_page(color_scheme=theme)  # type: ignore[arg-type]
@@ -161,6 +184,92 @@ def test_theorems_have_no_icon(watch: Watch, address: str) -> None:
         ".map(title => getComputedStyle(title, '::after').content)"
     )
     assert icons and set(icons) <= {"none", "normal"}
+
+
+CHAPTER_PAGES = [
+    (f"{folder}/{chapter}.html", number)
+    for folder in ("api", "ledger")
+    for number, chapter in enumerate(CHAPTERS, start=1)
+    if f"{folder}/{chapter}.html" in PAGES
+]
+
+
+@pytest.mark.parametrize(("name", "number"), CHAPTER_PAGES)
+def test_chapters_have_one_number(name: str, number: int) -> None:
+    """The API page and the ledger page of a chapter bear its number in espref.chapters, as its module does."""
+    heading = re.search(r"<h1>(.*?)</h1>", article(name), re.DOTALL)[1]
+    assert re.sub(r"<[^>]+>", "", heading).startswith(f"{number}. ")
+
+
+def test_the_first_chapters_have_both_pages() -> None:
+    """Every chapter has a page of the ledger, and every one but training a page of the API."""
+    assert [page for page, _ in CHAPTER_PAGES] == [f"api/{name}.html" for name in CHAPTERS if name != "train"] + [
+        f"ledger/{name}.html" for name in CHAPTERS
+    ]
+
+
+LONG = 1200  # words
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if not name.startswith(("_modules", "genindex"))])
+def test_long_pages_have_contents(name: str) -> None:
+    """A page of more than 1200 words has a table of contents: the theme's in the margin, or a list at the top."""
+    words = len(re.sub(r"<script.*?</script>|<[^>]+>", " ", article(name), flags=re.DOTALL).split())
+    margin = re.search(r'class="[^"]*page-toc.*?</nav>', (SITE / name).read_text(), re.DOTALL)
+    links = margin[0].count("<li") if margin else 0
+    links = max(links, article(name).split("</ul>")[0].count("<li") if "contents-list" in article(name) else 0)
+    assert words < LONG or links >= 3, f"{words} words, {links} links"
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if "/" in name or name in ("index.html", "install.html")])
+def test_social_tags(name: str) -> None:
+    """Every page says in its head what it is about, for search engines and for links in messages."""
+    head = (SITE / name).read_text().split("</head>")[0]
+    if not name.startswith("_modules"):
+        description = re.search(r'<meta name="description" content="(.*?)"', head, re.DOTALL)
+        assert description and len(description[1]) > 20
+        assert 'property="og:title"' in head and 'property="og:description"' in head
+
+
+def test_version_is_beside_the_title(watch: Watch, address: str) -> None:
+    """The sidebar of every page shows the version."""
+    watch.open(address + "index.html")
+    assert watch.page.locator(".navbar-brand >> visible=true").first.inner_text().strip() == f"espref {__version__}"
+
+
+def test_source_and_other_projects_are_linked() -> None:
+    """Functions link to their source, and names of other projects to their documentation."""
+    assert 'href="../_modules/espref/line.html#line_plan"' in article("api/line.html")
+    assert 'href="https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiheadAttention.html' in article(
+        "api/nn.html"
+    )
+
+
+@pytest.mark.parametrize("name", ["EspAttention", "SoftmaxAttention", "SinkhornAttention", "DifferentialAttention"])
+def test_forward_is_documented(name: str) -> None:
+    """The page of PyTorch shows how the modules are called, though forward comes from a class that all share."""
+    page = article("api/nn.html")
+    start = page.index(f'id="espref.nn.{name}.forward"')
+    text = page[start : page.index("</dl>", page.index("query_padding_mask", start))]
+    assert "need_weights" in text and "average_attn_weights" in text
+
+
+def test_search_for_install_finds_the_page(browser: Browser, address: str) -> None:
+    """It is the first result."""
+    page = browser.new_page()
+    page.goto(address + "search.html?q=install")
+    page.wait_for_selector("#search-results li a", timeout=20_000)
+    page.wait_for_timeout(1500)  # results arrive one by one, and are sorted
+    assert "install.html" in (page.locator("#search-results li a").first.get_attribute("href") or "")
+    page.close()
+
+
+def test_page_not_found(watch: Watch, address: str) -> None:
+    """The page for wrong addresses has style and links at any depth."""
+    watch.open(address + "404.html")
+    assert watch.page.locator("h1").first.inner_text().startswith("Page not found")
+    links = [a.get_attribute("href") or "" for a in watch.page.locator("nav a.reference").element_handles()]
+    assert links and all(link.startswith(("/", "#", "https://")) for link in links)
 
 
 def test_theme_button(watch: Watch, address: str) -> None:
@@ -223,6 +332,7 @@ def test_links() -> None:
             if urlparse(target).scheme or target.startswith("//"):
                 assert not re.search(r"\.(js|css|woff2?|png|svg)$", target), f"{name} loads {target}"
                 continue
+            target = target.removeprefix("/") if name == "404.html" else target  # a server shows it at any depth
             path, anchor = urldefrag(urljoin(name, unquote(re.sub(r"\?[^#]*", "", target))))
             path = path or name
             if not (SITE / path).exists() or (anchor and path in parsed and anchor not in parsed[path].anchors):

@@ -1,0 +1,259 @@
+r"""Soft sorts of weighted clouds along many slices, held by their factors: the soft plans of :mod:`espref.nn.losses`.
+
+Rank i of a cloud with weights a is $P_{ij} = \ell_i K_{ij} r_j$ of the points, K the sort kernel: $r = a$ and rows
+normalised (SoftSort), or $r = d \odot a$ and $\ell = d$ with $d_i \sum_j K_{ij} a_j d_j = 1$ (balanced). With P and Q
+the sorts of both clouds and A the monotone plan between the sorted weights, the soft plan is $P^\top A\, Q$.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .clouds import Cloud
+from .matching import Pieces, Ranked, by_rank, first_of_class, monotone_pieces, rows, shares
+from .sorting import conjugate_gradients, inverse, scores
+
+#: Rounds of the balanced scaling before it is given up.
+MAX_ROUNDS = 100
+
+
+class Sorting(NamedTuple):
+    """How clouds are sorted."""
+
+    tau: Tensor  # ()
+    power: int
+    balanced: bool
+
+
+class SoftRanked(NamedTuple):
+    """A cloud softly sorted along L slices: P = diag(left) K diag(right) Pi."""
+
+    ordered: Tensor  # (B, L, n)  scores by rank
+    left: Tensor  # (B, L, n)  zero where there is padding, and so is right
+    right: Tensor  # (B, L, n)
+    how: Sorting
+    ranks: Ranked
+
+    def image(self, x: Tensor) -> Tensor:
+        """P x: points (B, n, E) to ranks (B, L, n, E)."""
+        x = self.right[..., None] * rows(x, self.ranks.order)
+        return self.left[..., None] * kernel_product(self.ordered, self.how, x)
+
+    def transpose(self, x: Tensor) -> Tensor:
+        """P^T x: ranks (B, L, n, E) to points (B, L, n, E)."""
+        x = self.right[..., None] * kernel_product(self.ordered, self.how, self.left[..., None] * x)
+        return x.gather(2, inverse(self.ranks.order)[..., None].expand(x.shape))
+
+
+def soft_ranked(cloud: Cloud, directions: Tensor, how: Sorting) -> SoftRanked:
+    """The soft sorts of the scores <x_i, theta_l>. Points without weight take no part, as padding does not."""
+    dtype = cloud.points.dtype
+    valid = cloud.valid if cloud.weights is None else cloud.weights > 0  # (B, n)
+    s = scores(cloud.points, directions)  # (B, L, n)
+    keys = s.detach() if valid is None else s.detach().masked_fill(~valid[:, None], torch.inf)
+    order = keys.argsort(dim=-1, stable=True)
+    mass, ends = by_rank(cloud, order)
+    ranks, mass = Ranked(order, mass, ends, None), mass.to(dtype).expand(order.shape)  # (B, L, n)
+    used = torch.ones_like(order, dtype=torch.bool) if valid is None else valid[:, None].expand(order.shape)
+    used = used.gather(-1, order)
+    ordered = _ties_together(_padding_behind(s.gather(-1, order), used), mass)
+    if how.balanced:
+        d = weighted_scaling(ordered, used, mass, how)
+        return SoftRanked(ordered, d, d * mass, how, ranks)
+    row_sums = kernel_product(ordered, how, mass[..., None])[..., 0]
+    return SoftRanked(ordered, torch.where(used, 1 / torch.where(used, row_sums, 1.0), 0.0), mass, how, ranks)
+
+
+def _padding_behind(ordered: Tensor, used: Tensor) -> Tensor:
+    """Ascending scores (B, L, n), those of padding replaced by others behind them."""
+    top = ordered.detach().masked_fill(~used, -torch.inf).amax(dim=-1, keepdim=True)
+    return torch.where(used, ordered, top)
+
+
+def _ties_together(ordered: Tensor, mass: Tensor) -> Tensor:
+    """The same scores. Ranks within a class of equal ones are arbitrary: its gradient goes to all by their weights."""
+    first = first_of_class(ordered)
+    if first is None:
+        return ordered
+    part = shares(mass.detach(), first) * ordered  # (B, L, n)
+    mean = torch.zeros_like(part).scatter_add(-1, first, part).gather(-1, first)
+    return ordered.detach() + (mean - mean.detach())
+
+
+def coupled(pieces: Pieces, image: Tensor, n: int) -> Tensor:
+    """A x: target ranks (B, L, m, E) to source ranks (B, L, n, E)."""
+    slices, columns = image.shape[1], image.shape[-1]
+    source, target = (r.expand(-1, slices, -1)[..., None].expand(-1, -1, -1, columns) for r in pieces[:2])
+    moved = image.gather(2, target) * pieces.mass.to(image.dtype)[..., None]
+    return image.new_zeros(*image.shape[:2], n, columns).scatter_add(2, source, moved)
+
+
+def soft_squared_costs(x: Cloud, y: Cloud, shift: Tensor, source: SoftRanked, target: SoftRanked) -> Tensor:
+    r"""The costs of the soft plans for p = 2, less the squared distance ``shift`` (B, d) of the means: (B, L).
+
+    The clouds are centred; they were sorted before.
+
+    No plan is built: with G = P^T A Q,
+
+    $$\sum_{ij} |x_i - y_j|^2 G_{ij} = \sum_i a_{(i)} (P |x|^2)_i + \sum_j b_{(j)} (Q |y|^2)_j
+      - 2 \sum_{ij} \langle (P x)_i, A_{ij} (Q y)_j \rangle .$$
+    """
+    squares, means, images = [], [], []
+    for cloud, side in ((x, source), (y, target)):
+        columns = torch.cat([cloud.points.square().sum(-1, keepdim=True), cloud.points], dim=-1)  # (B, n, 1 + d)
+        image = side.image(columns)  # (B, L, n, 1 + d)
+        moments = (side.ranks.mass[..., None, :].to(image.dtype) @ image)[..., 0, :]  # (B, L, 1 + d)
+        squares.append(moments[..., 0])
+        means.append(moments[..., 1:])
+        images.append(image[..., 1:])
+    moved = coupled(monotone_pieces(source.ranks, target.ranks), images[1], x.points.shape[1])  # A Q y
+    costs = squares[0] + squares[1] - 2 * (images[0] * moved).sum((-2, -1))
+    return costs + 2 * ((means[0] - means[1]) * shift[:, None]).sum(-1)  # the last term vanishes for balanced sorts
+
+
+def soft_plans(x: Cloud, y: Cloud, directions: Tensor, how: Sorting) -> Tensor:
+    """The soft plans P^T A Q of all slices, (B, L, n, m): O(L n m) time for the Laplace kernel."""
+    source, target = soft_ranked(x, directions, how), soft_ranked(y, directions, how)
+    identity = torch.eye(y.points.shape[1], dtype=y.points.dtype, device=y.points.device)
+    image = target.image(identity.expand(len(y.points), -1, -1))  # (B, L, m, m), Q
+    return source.transpose(coupled(monotone_pieces(source.ranks, target.ranks), image, x.points.shape[1]))
+
+
+def weighted_scaling(ordered: Tensor, used: Tensor, mass: Tensor, how: Sorting) -> Tensor:
+    """The d (B, L, n) with d * K (mass * d) = 1 on used ranks, 0 on others, differentiable in K and mass.
+
+    Damped iteration d <- sqrt(d / K (mass d)); the error in log d at least halves every round near the solution.
+
+    Raises
+    ------
+    RuntimeError
+        When the rows are not balanced after 100 rounds.
+    """
+    fixed = ordered.detach(), how._replace(tau=how.tau.detach()), mass.detach()
+    tolerance = 1e-13 if mass.dtype == torch.float64 else 2e-6
+    with torch.no_grad():
+        d = used.to(mass.dtype)
+        for _ in range(MAX_ROUNDS):
+            image = kernel_product(fixed[0], fixed[1], (fixed[2] * d)[..., None])[..., 0]
+            if (((d * image - 1).abs() <= tolerance) | ~used).all():
+                break
+            d = torch.where(used, d.sqrt() / torch.where(used, image, 1.0).sqrt(), 0.0)
+        else:
+            raise RuntimeError(f"balanced soft sort: no convergence in {MAX_ROUNDS} rounds")
+    if not torch.is_grad_enabled():
+        return d
+    image = kernel_product(ordered, how, (mass * d)[..., None])[..., 0]
+    residual = torch.where(used, d * image, 1.0).log()  # zero, with the derivatives of K and mass
+    implicit: Callable[..., Tensor] = _WeightedScaling.apply
+    return implicit(residual, d, fixed)
+
+
+class _WeightedScaling(torch.autograd.Function):
+    r"""The solution d > 0 of d * K (a * d) = 1 as an implicit function of the symmetric matrix K and the weights a.
+
+    With u = log d, the residual r = log(d * K (a d)) vanishes at the solution. There dr/du = I + T with
+    $T = D K D M$, $D = \mathrm{diag}(d)$, $M = \mathrm{diag}(a)$, and $S = M^{1/2} T M^{-1/2}$ is symmetric, with
+    spectrum in [0, 1]. By the implicit function theorem
+
+    $$\mathrm{d} u = -(I + T)^{-1} \mathrm{d} r, \qquad
+    \bar r = -M^{1/2} (I + S)^{-1} M^{-1/2} (d \odot \bar d),$$
+
+    where a bar is the gradient of what stands under it. Forward returns d.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, d: Tensor, fixed: tuple[Tensor, Sorting, Tensor]) -> Tensor:
+        ctx.save_for_backward(d)
+        ctx.fixed = fixed
+        return d.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (d,), (ordered, how, mass) = ctx.saved_tensors, ctx.fixed
+        root = mass.sqrt()
+        e = root * d
+
+        def identity_plus_s(z: Tensor) -> Tensor:
+            image: Tensor = e * kernel_product(ordered, how, (e * z)[..., None])[..., 0]
+            return z + image
+
+        scaled = torch.where(root > 0, d * gradient / torch.where(root > 0, root, 1.0), 0.0)
+        return -root * conjugate_gradients(identity_plus_s, scaled), None, None
+
+
+# The sort kernel as a sum from the left and a sum from the right.
+
+
+def kernel_product(s: Tensor, how: Sorting, x: Tensor) -> Tensor:
+    """K x with K_ij = exp(-|s_i - s_j|^power / tau), for ascending s (B, L, n) and x (B, L, n, E)."""
+    if how.power == 2:
+        rate = torch.exp(-how.tau.log() / 2)  # the derivative of a power would overflow at tiny tau
+        return torch.exp(-((s[..., :, None] - s[..., None, :]) * rate).square()) @ x
+    apply: Callable[..., Tensor] = _LaplaceProduct.apply
+    return apply(s, how.tau, x)
+
+
+def sum_from_left(s: Tensor, tau: Tensor, x: Tensor) -> Tensor:
+    """y_i = sum_{j <= i} exp(-(s_i - s_j) / tau) x_j for ascending s (B, L, n), in ceil(log2 n) steps.
+
+    After k steps y_i is the sum over the last 2^k of these j. Every exponent is <= 0: nothing overflows.
+    """
+    y, step = x, 1
+    while step < s.shape[-1]:
+        decay = torch.exp((s[..., :-step] - s[..., step:]) / tau)[..., None]
+        y = torch.cat([y[..., :step, :], y[..., step:, :] + decay * y[..., :-step, :]], dim=-2)
+        step *= 2
+    return y
+
+
+class _LaplaceProduct(torch.autograd.Function):
+    r"""K x for the Laplace kernel, with gradients to s, tau and x.
+
+    With left and right sums $A_i = \sum_{s_j < s_i} K_{ij} x_j$ and $B_i = \sum_{s_j > s_i} K_{ij} x_j$ of x, and
+    likewise A', B' of the gradient g,
+
+    $$\tau\, \frac{\partial \langle g, K x \rangle}{\partial s_i} = \langle g_i, B_i - A_i \rangle
+      + \langle x_i, B'_i - A'_i \rangle .$$
+
+    Ties contribute nothing: the derivative is the symmetric one. K depends on s / tau, which gives that in tau.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, tau: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(s, tau, x)
+        return sum_from_left(s, tau, x) + _from_right(s, tau, x) - x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        s, tau, x = ctx.saved_tensors
+        slope = torch.zeros_like(s)
+        for values, others in ((x, g), (g, x)):
+            left, right = sum_from_left(s, tau, values), _from_right(s, tau, values)
+            slope += (others * (_strictly(s, tau, right, 1) - _strictly(s, tau, left, -1))).sum(-1)
+        slope = slope / tau
+        centred = s - s.mean(dim=-1, keepdim=True)
+        return slope, -(centred * slope).sum() / tau, left + right - g  # the last sums are those of g
+
+
+def _from_right(s: Tensor, tau: Tensor, x: Tensor) -> Tensor:
+    return sum_from_left(-s.flip(-1), tau, x.flip(-2)).flip(-2)
+
+
+def _strictly(s: Tensor, tau: Tensor, sums: Tensor, side: int) -> Tensor:
+    """Of sums that include ties, (B, L, n, E), the part over scores strictly less (side -1) or greater (side 1)."""
+    n = s.shape[-1]
+    if side > 0:
+        return _strictly(-s.flip(-1), tau, sums.flip(-2), -1).flip(-2)
+    place = torch.arange(n, device=s.device).expand(s.shape)
+    new = torch.ones_like(s, dtype=torch.bool)
+    new[..., 1:] = s[..., 1:] != s[..., :-1]
+    before = torch.where(new, place, 0).cummax(-1).values - 1  # the last rank of the class before
+    at = before.clamp(min=0)
+    decay = torch.where(before >= 0, torch.exp((s.gather(-1, at) - s) / tau), 0.0)
+    return decay[..., None] * sums.gather(2, at[..., None].expand(sums.shape))
