@@ -43,7 +43,9 @@ extensions = [
     "api",
     "ledger",
     "notebooks",
+    "panels",
     "tables",
+    "themes",
 ]
 exclude_patterns = ["_build", "_static", "**.ipynb_checkpoints", "figures", "records"]
 

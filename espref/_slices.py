@@ -9,11 +9,12 @@ from scipy.sparse import coo_array, csr_array
 from scipy.special import logsumexp
 
 from ._checks import Array
-from ._costs import COST_ROUNDING, matching_cost
+from ._costs import COST_ROUNDING, as_representable, matching_cost, root_cost
+from ._matching import match
+from ._quanta import quantise
 from ._threads import in_threads
 from ._ties import Matching, refuse_large, sparse_plan
 from .lift import over_slices, slice_cost
-from .line import line_cost
 
 
 def matched(
@@ -28,11 +29,28 @@ def matched(
     return matchings, np.array(costs)
 
 
-def projected_costs(x: Array, y: Array, directions: Array, a: Array, b: Array, p: float) -> Array:
-    """W_p^p between the projections on every direction, (L,)."""
+def projected_costs(
+    x: Array, y: Array, directions: Array, a: Array, b: Array, p: float, prior: Array
+) -> tuple[Array, float]:
+    """(W_p / unit)^p between the projections on every direction, (L,), and the unit, the largest distance that counts.
+
+    In that unit nothing that matters over- or underflows.
+    """
     units = directions / np.abs(directions).max(axis=1, keepdims=True)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
-    return np.array([line_cost(x @ theta, y @ theta, a, b, p=p) for theta in units])
+    quanta = quantise(a, b)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lines = [(x @ theta[:, None], y @ theta[:, None], a, b) for theta in units[prior > 0]]
+    if not all(np.isfinite(u).all() and np.isfinite(v).all() for u, v, *_ in lines):
+        as_representable(np.inf, np.inf)
+    matchings = [match(u[:, 0], v[:, 0], quanta, "first") for u, v, *_ in lines]
+    largest = max(root_cost(matching, *line) for matching, line in zip(matchings, lines, strict=True))
+    unit = as_representable(largest, largest) or 1.0
+    costs = np.zeros(len(units))
+    costs[prior > 0] = [
+        matching_cost(matching, *line, p, unit) for matching, line in zip(matchings, lines, strict=True)
+    ]
+    return costs, unit
 
 
 def comparable_costs(
@@ -72,7 +90,8 @@ def average(matchings: Sequence[Matching], weights: Array, a: Array, b: Array) -
     refuse_large(matching for matching, _ in used)
     middle = (len(used) + 1) // 2
     halves = [half for half in (used[:middle], used[middle:]) if half]
-    total = sum(in_threads(lambda half: _weighted_sum(half, a, b), halves, len(a) + len(b)))
+    first, *rest = in_threads(lambda half: _weighted_sum(half, a, b), halves, len(a) + len(b))
+    total = first + rest[0] if rest else first
     total.eliminate_zeros()
     return total.tocoo()
 

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 
 from ._checks import Array, InputLimit
 
-Index = NDArray[np.int64]
+Index = NDArray[np.integer[Any]]
 
 #: The most entries a tie-splitting plan may hold (16 bytes each) before it is refused.
 MAX_ENTRIES = 50_000_000

@@ -35,7 +35,7 @@ class SlicedPlan(NamedTuple):
     ((2, 1), 6.5)
     """
 
-    plan: coo_array  # (n, m), mass 1
+    plan: coo_array[np.float64, tuple[int, int]]  # (n, m), mass 1
     cost: float  # expected cost, sum_l weights_l costs_l = <C, plan>
     weights: Array  # (L,) of the slices, sum 1
     costs: Array  # (L,) of the slices
@@ -343,7 +343,7 @@ def sliced_wasserstein(
     Raises
     ------
     ValueError
-        For malformed input, or costs that over- or underflow.
+        For malformed input, or distances that over- or underflow.
 
     See Also
     --------
@@ -361,7 +361,8 @@ def sliced_wasserstein(
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, "first")
     p, prior = as_exponent(p), as_prior(prior, len(directions))
-    return float((prior @ projected_costs(x, y, directions, a, b, p)) ** (1 / p))
+    costs, unit = projected_costs(x, y, directions, a, b, p, prior)
+    return float(unit * (prior @ costs) ** (1 / p))
 
 
 def max_sliced_wasserstein(
@@ -393,7 +394,7 @@ def max_sliced_wasserstein(
     Raises
     ------
     ValueError
-        For malformed input, or costs that over- or underflow.
+        For malformed input, or distances that over- or underflow.
 
     See Also
     --------
@@ -407,4 +408,5 @@ def max_sliced_wasserstein(
     """
     x, y, directions, a, b = as_clouds(x, y, directions, a, b, "first")
     p = as_exponent(p)
-    return float(projected_costs(x, y, directions, a, b, p).max() ** (1 / p))
+    costs, unit = projected_costs(x, y, directions, a, b, p, as_prior(None, len(directions)))
+    return float(unit * costs.max() ** (1 / p))

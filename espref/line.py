@@ -237,7 +237,7 @@ def line_potentials(
     Raises
     ------
     ValueError
-        For malformed input, or when a cost overflows.
+        For malformed input, or when the costs over- or underflow.
 
     See Also
     --------
@@ -260,9 +260,9 @@ def line_potentials(
     weights = balanced_total(quanta.source[:, rows], quanta.total), balanced_total(quanta.target[:, cols], quanta.total)
     i, j, _ = monotone_pieces(*weights)
     with np.errstate(over="ignore", under="ignore"):
-        cost = powers((u[rows[i]] - v[cols[j]])[:, None], p)
-    if not np.isfinite(cost).all():
-        as_representable(np.inf, np.inf)
+        distance = np.abs(u[rows[i]] - v[cols[j]])
+        cost = powers(distance[:, None], p)
+    as_representable(float(cost.max()), float(distance.max()), "u, v")
     steps, down = np.diff(cost), np.diff(i) > 0
     f, g = np.zeros(len(u)), np.zeros(len(v))
     f[rows[i[1:][down]]] = np.cumsum(np.where(down, steps, 0.0))[down]

@@ -1,8 +1,9 @@
 """Wheel and sdist, built and installed into new environments outside of the checkout, then put to work.
 
-``python tests/packages.py pinned`` uses the versions of constraints.txt, ``range`` the oldest and the newest ones that
-pyproject.toml allows; ``torch`` the oldest and the newest PyTorch, with the tests of ``espref.nn`` beside the ledger
-(some gigabytes to fetch). The last two write ``docs/records/packages.json``.
+``python tests/packages.py pinned`` uses the versions of constraints.txt; it also tries the wheel without any extra,
+runs the tests of the unpacked sdist, and type-checks a user's code against an editable installation. ``range`` takes
+the oldest and the newest versions that pyproject.toml allows; ``torch`` the oldest and the newest PyTorch, with the
+tests of ``espref.nn`` beside the ledger (some gigabytes to fetch). The last two write ``docs/records/packages.json``.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
+import zipfile
+from email import message_from_string
 from pathlib import Path
 
 import records
+
+from espref._version import BASE, commit, with_commit
 
 ROOT = Path(__file__).parent.parent
 #: What a user would do first. The package must come from the environment, not from the checkout.
@@ -48,6 +54,47 @@ found = {"claims": len(claims), "stand": verdicts.count("holds") + verdicts.coun
 about = {"versions": versions, "environment": environment([sys.argv[2]])}
 print(json.dumps(found | about | {"skipped": verdicts.count("skipped")}))
 """
+
+
+#: What a user does who has installed espref alone.
+CORE = """
+import json, subprocess, sys
+from importlib import metadata
+from pathlib import Path
+import espref
+assert "site-packages" in espref.__file__ and metadata.version("espref") == espref.__version__ == sys.argv[1]
+def run(*words, status=0):
+    done = subprocess.run([sys.executable, "-m", "espref", *words], capture_output=True, text=True)
+    assert done.returncode == status, (words, done.stdout, done.stderr)
+    return done.stderr if status else done.stdout
+assert run("--version") == f"espref {espref.__version__}\\n"
+out = run("verify", "--seeds", "1", "--json", "ledger.json")
+assert "pip install 'espref[torch,train,verify]'" in out and " 0 failed" in out
+document = json.loads(Path("ledger.json").read_text())
+assert document["environment"]["commit"] == sys.argv[2] and document["environment"]["espref"] == espref.__version__
+assert sys.argv[2] in run("cite", "line.marginals", "--run", "ledger.json")
+for words in (("verify", "--html", "x.html"), ("bench", "plans"), ("train", "digits")):
+    err = run(*words, status=2)
+    assert err.count("\\n") == 1 and "pip install 'espref[" in err, err
+print(len(document["claims"]))
+"""
+#: A user's code, and what mypy says about it.
+SNIPPET = """
+import espref
+plan = espref.expected_sliced_plan([[0.0, 1.0]], [[1.0, 0.0]], [[1.0, 0.0]])
+reveal_type(plan.plan)
+reveal_type(plan.plan.toarray())
+reveal_type(plan.cost)
+reveal_type(espref.line_plan)
+espref.est_distance([[0.0]], [[1.0]], [[1.0]], beta="cold")
+"""
+REVEALED = (
+    "coo_array[",
+    "float64",
+    'type is "float"',
+    "def (",
+    'Argument "beta" to "est_distance" has incompatible type',
+)
 
 
 def lowest(extra: str) -> list[str]:
@@ -83,6 +130,71 @@ def check(artifact: Path, *options: str, extras: str = "verify", tests: str | No
         return found
 
 
+def environment_with(folder: Path, *wanted: object) -> Path:
+    """A new environment with packages in pinned versions; its interpreter."""
+    python = folder / "env" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
+    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*install, "--constraint", ROOT / "constraints.txt", *map(str, wanted)], check=True)
+    return python
+
+
+def output(folder: Path, *words: object) -> str:
+    """What a program prints that must succeed, run in a folder, without this checkout on its path."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([*map(str, words)], cwd=folder, env=variables, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{words}: failed\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def check_core(wheel: Path, version: str, name: str) -> None:
+    """The wheel alone: the ledger in plain text and as a document, citations, and what is missing in one line."""
+    with tempfile.TemporaryDirectory() as folder:
+        python = environment_with(Path(folder), wheel)
+        print(f"wheel without extras: {output(Path(folder), python, '-c', CORE, version, name).strip()} claims")
+
+
+def check_tests_of_sdist(sdist: Path) -> None:
+    """The sdist holds what its tests need: unpacked, without a repository, all of them pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        python = environment_with(Path(folder), f"{sdist}[test]")
+        with tarfile.open(sdist) as archive:
+            archive.extractall(folder, filter="data")
+        (unpacked,) = Path(folder).glob("espref-*")
+        out = output(unpacked, python, "-m", "pytest", "-p", "no:cacheprovider", "-n", "auto")
+        print(f"tests of the unpacked sdist, without PyTorch: {out.splitlines()[-1]}")
+
+
+def check_types() -> None:
+    """mypy finds the package of an editable installation, and its types."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        python = environment_with(folder, "--editable", ROOT, "mypy", "scipy-stubs")
+        (folder / "user.py").write_text(SNIPPET, encoding="utf-8")
+        words = (python, "-m", "mypy", "--strict", "--cache-dir", folder / "cache", "user.py")
+        done = subprocess.run([*map(str, words)], cwd=folder, capture_output=True, text=True)
+        lines = [line for line in done.stdout.splitlines() if line.startswith("user.py")]
+        told = [f"{line}\n" for line, part in zip(lines, REVEALED, strict=False) if part in line]
+        if len(lines) != len(REVEALED) or len(told) != len(REVEALED):
+            raise SystemExit(f"types of an editable installation: failed\n{done.stdout}{done.stderr}")
+        print("types of an editable installation: found")
+
+
+def check_metadata(wheel: Path, version: str) -> None:
+    """Version, commit, and a README whose links and pictures also lead somewhere on a package index."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (about,) = (archive.read(name).decode() for name in names if name.endswith("METADATA"))
+    wanted = ("references.bib", "_commit.txt", "py.typed", "figures.mplstyle", "claims/ledger.schema.json")
+    missing = [name for name in wanted if f"espref/{name}" not in names]
+    message = message_from_string(about)
+    readme = message.get_payload()
+    relative = re.findall(r"\]\((?!https://)(.*?)\)", readme)
+    if missing or relative or message["Version"] != version or message["Description-Content-Type"] != "text/markdown":
+        raise SystemExit(f"{wheel.name}: {missing=} {relative=} version {message['Version']}")
+
+
 def build(folder: str) -> tuple[Path, Path]:
     """Wheel and sdist."""
     subprocess.run([sys.executable, "-m", "build", "--outdir", folder, ROOT], check=True, stdout=subprocess.DEVNULL)
@@ -94,7 +206,14 @@ def main(which: str) -> None:
     """Build both, try each, say what stands; write the record but for ``pinned``."""
     with tempfile.TemporaryDirectory() as folder:
         wheel, sdist = build(folder)
+        name = commit()
+        version = with_commit(BASE, name)
+        check_metadata(wheel, version)
         pinned = ("--constraint", str(ROOT / "constraints.txt"))
+        if which == "pinned":
+            check_types()
+            check_core(wheel, version, (name or "").rstrip("+"))
+            check_tests_of_sdist(sdist)
         cases: list[tuple[str, Path, tuple[str, ...], dict]] = [
             ("wheel, pinned versions", wheel, pinned, {}),
             ("sdist, pinned versions", sdist, pinned, {}),

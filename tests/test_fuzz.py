@@ -131,10 +131,14 @@ def calls(draw: st.DrawFn) -> tuple[Callable, dict[str, Any]]:
         "method": draw(st.sampled_from(["random", "orthogonal", "sobol", "equispaced", "lebedev", "axes"])),
         "rng": draw(st.integers(0, 5)),
     }
-    if function in (espref.soft_line_plan, espref.line_plan, espref.line_cost):
+    if function in (espref.soft_line_plan, espref.line_plan, espref.line_cost, espref.line_potentials):
         pool["v"] = t
     if function is espref.rank_plan:
         pool |= {name: np.full(3, 1 / 3) if pool[name] is None else pool[name] for name in "ab"}
+    if function is espref.soft_top_k:
+        pool["k"] = draw(st.integers(1, len(s)))
+    if function in (espref.line_quantile, espref.soft_quantile):
+        pool["t"] = np.array(draw(st.lists(st.floats(0, 1), min_size=1, max_size=4)))
     arguments = {name: pool[name] for name in names}
     for name, value in arguments.items():
         if isinstance(value, np.ndarray) and name not in ("a", "b", "plan"):  # narrow weights no longer sum to 1
@@ -161,10 +165,16 @@ FUNCTIONS = [
     espref.est_distance,
     espref.circle_plan,
     espref.line_cost,
+    espref.line_potentials,
+    espref.line_quantile,
     espref.rank_plan,
+    espref.sliced_wasserstein,
+    espref.max_sliced_wasserstein,
     espref.soft_permutation,
     espref.soft_sort,
     espref.soft_rank,
+    espref.soft_quantile,
+    espref.soft_top_k,
     espref.soft_line_plan,
     espref.expected_soft_plan,
     espref.softmax_attention,

@@ -34,6 +34,7 @@ LONG = {
     "claims.line": "one function per claim of the chapter, statement and proof included",
     "claims.nn": "one function per claim of the chapter, statement and proof included",
     "claims.softsort": "one function per claim of the chapter, statement and proof included",
+    "nn.functional": "four public functions, each documented in full",
     "nn.losses": "three public functions of many arguments, each documented in full",
     "train.paper": "readers of the four data sets of the paper",
 }

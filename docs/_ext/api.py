@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import generated
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -118,7 +119,9 @@ def write_pages(app: Sphinx) -> None:
     wanted = {}
     for module in modules():
         chapter = module.removeprefix("espref.")
-        wanted[folder / f"{chapter}.md"] = f"# {title(chapter)} (API)\n\n```{{api-chapter}} {module}\n```\n"
+        names = ", ".join(name.rpartition(".")[2] for name in names_of(module))
+        description = f"{title(chapter)}: arguments, results, formulas and examples of {names} in {module}."
+        wanted[folder / f"{chapter}.md"] = generated.page(f"{title(chapter)} (API)", description, "api-chapter", module)
     for old in set(folder.glob("*.md")) - set(wanted) - {folder / "index.md"}:
         old.unlink()
     for page, text in wanted.items():

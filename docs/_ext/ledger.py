@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import generated
 import pictures
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -69,13 +70,14 @@ def statement(entry: Claim) -> str:
     return f"{entry.statement}\n\n*Measured as:* {entry.measured}." if entry.measured else entry.statement
 
 
-def naming_tutorials() -> dict[str, list[str]]:
-    """Claim -> the tutorials that name it."""
-    tutorials = defaultdict(list)
-    for page in sorted((ROOT / "tutorials").glob("[0-9]*.md")):
-        for identifier in dict.fromkeys(NAMED.findall(page.read_text())):
-            tutorials[identifier].append(page.stem)
-    return tutorials
+def naming_pages() -> dict[str, list[str]]:
+    """Claim -> the tutorials and other pages that name it, as paths from the root of the site."""
+    pages = defaultdict(list)
+    for folder, pattern in ((ROOT, "tutorials/[0-9]*.md"), (ROOT / "docs", "how-to/*.md"), (ROOT / "docs", "*.md")):
+        for page in sorted(folder.glob(pattern)):
+            for identifier in dict.fromkeys(NAMED.findall(page.read_text())):
+                pages[identifier].append(f"/{page.relative_to(folder)}")
+    return pages
 
 
 def run_ledger(app: Sphinx) -> None:
@@ -87,23 +89,24 @@ def run_ledger(app: Sphinx) -> None:
         OUTCOMES[outcome.claim.id] = outcome
         if not outcome.good:
             logger.warning("claim %s fails: %s, %s", outcome.claim.id, outcome.residual, outcome.note)
-    named = naming_tutorials()
+    named = naming_pages()
     unnamed = [identifier for identifier in LEDGER if identifier not in named]
     if unnamed and app.config.ledger_require_tutorial:
-        logger.warning("no tutorial names %s", ", ".join(unnamed))
+        logger.warning("no page names %s", ", ".join(unnamed))
 
 
 def write_pages(app: Sphinx) -> None:
     """Write docs/ledger/<chapter>.md for each chapter, and the pictures of the refutations."""
     folder = Path(app.srcdir) / "ledger"
-    wanted = {
-        folder / f"{chapter}.md": f"# {title(chapter)} (claims)\n\n```{{ledger-chapter}} {chapter}\n```\n"
-        for chapter in chapters()
-    }
+    wanted = {}
+    for chapter in chapters():
+        what = f"{title(chapter)}: theorems, refutations and measurements with proof or source, check and residual."
+        wanted[folder / f"{chapter}.md"] = generated.page(f"{title(chapter)} (claims)", what, "ledger-chapter", chapter)
     for old in set(folder.glob("*.md")) - set(wanted) - {folder / "index.md"}:
         old.unlink()
     for page, text in wanted.items():
-        page.write_text(text)
+        if not page.exists() or page.read_text() != text:
+            page.write_text(text)
     pictures.write(folder / "pictures")
     for entry in LEDGER.values():
         if entry.kind == "refutation" and entry.id not in pictures.PICTURES:
@@ -152,14 +155,14 @@ def proof(entry: Claim) -> str:
     return "\n\n".join(parts)
 
 
-def links(entry: Claim, tutorials: list[str]) -> str:
-    """Links to the code, the checks, the tests and the tutorials of a claim; a missing file fails the build."""
+def links(entry: Claim, pages: list[str]) -> str:
+    """Links to the code, the checks, the tests and the pages about a claim; a missing file fails the build."""
     code = CODE.get(entry.chapter)
     parts = [f"{{download}}`code </../{code}>`" if code else f"[code](/api/{entry.chapter}.md)"]
     checks = Path(inspect.getfile(entry.check)).relative_to(ROOT)
     tests = TESTS.get(entry.chapter, f"tests/test_{entry.chapter}.py")
     parts += [f"{{download}}`{name} </../{path}>`" for name, path in (("checks", checks), ("tests", tests))]
-    parts += [f"[](/tutorials/{stem}.md)" for stem in tutorials]
+    parts += [f"[]({page})" for page in pages]
     return " · ".join(parts)
 
 
@@ -172,7 +175,7 @@ def drawn(entry: Claim) -> str:
     )
 
 
-def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
+def box(entry: Claim, outcome: Outcome, pages: list[str]) -> str:
     """The box of one claim, in MyST markup."""
     return f"""
 ({anchor(entry.id)})=
@@ -191,7 +194,7 @@ def box(entry: Claim, outcome: Outcome, tutorials: list[str]) -> str:
 ````{{div}} ledger-measured
 {measured(outcome)}
 
-`{entry.id}` · {links(entry, tutorials)}
+`{entry.id}` · {links(entry, pages)}
 ````
 `````
 """
@@ -214,7 +217,7 @@ class LedgerChapter(Generated):
 
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
-        named = naming_tutorials()
+        named = naming_pages()
         entries = [entry for entry in LEDGER.values() if entry.chapter == self.arguments[0]]
         if not entries:
             return self.parsed(f"No claim is about this chapter alone. {ELSEWHERE[self.arguments[0]]}")

@@ -18,6 +18,7 @@ REPLACEMENTS = [
     (r"(?ms)^(`{3,}|:{3,})\{exercise(?:-start)?\}[^\n]*\n(?::[a-z]+:[^\n]*\n)*(.*?)\n\1[ ]*$", r"**Exercise.**\n\2"),
     (r"(?ms)^(`{3,}|:{3,})\{solution-start\}[^\n]*\n(?::[a-z]+:[^\n]*\n)*\1[ ]*$", r"**Solution.**"),
     (r"(?ms)^(`{3,}|:{3,})\{(?:solution|exercise)-end\}[^\n]*\n\1[ ]*$", ""),
+    (r"(?ms)^(`{3,}|:{3,})\{panel\}[^\n]*\n(.*?)\n\1[ ]*$", r"*On the site this is an interactive figure.* \2"),
     (r"(?m)^\(([\w-]+)\)=$", ""),
 ]
 

@@ -90,7 +90,8 @@ class Table(SphinxDirective):
     def parsed(self, lines: list[str]) -> list[nodes.Node]:
         self.env.note_reread()
         holder = nodes.container()
-        self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), self.content_offset, holder)
+        text = StringList(lines, source=self.get_source_info()[0])
+        self.state.nested_parse(text, self.content_offset, holder, match_titles=True)
         return holder.children
 
 
@@ -119,7 +120,7 @@ class Studies(Table):
         paths = sorted((Path(self.env.srcdir) / "records").glob("train-*.json"))
         records = {record["study"]: record["runs"] for record in map(read, paths)}
         for study, runs in records.items():
-            lines += [f"**{study}**: {STUDIES[study].__doc__}", ""]
+            lines += [f"### {study}", "", f"{STUDIES[study].__doc__}", ""]
             for title, group in groupby(runs, lambda run: run["group"]):
                 variants = list(group)
                 lines += [*study_table(title, variants), "", *other_results(variants, records)]
@@ -177,6 +178,7 @@ EXTRAS = {
     "train": "`espref train`, the four applications",
     "hub": "data sets from Hugging Face",
     "test": "the tests",
+    "models": "tests with models of transformers and peft; `make models` adds timm",
     "mutants": "mutation testing",
     "docs": "this site",
     "dev": "the lock file and the hooks before each commit",
@@ -200,9 +202,8 @@ class Supported(Table):
         names = {"numpy": "NumPy", "scipy": "SciPy", "torch": "PyTorch"}
         parts = [name.split(">=") for name in (*project()["dependencies"], *extras["torch"])]
         needed = [f"{names[name]} {oldest} or newer" for name, oldest in parts]
-        return self.parsed(
-            [f"Python {pythons[0]} to {pythons[-1]}, {', '.join(needed[:-1])} and, where used, {needed[-1]}."]
-        )
+        required, optional = ", ".join(needed[:-1]), needed[-1]
+        return self.parsed([f"espref supports Python {pythons[0]} to {pythons[-1]}, {required}, and {optional}."])
 
 
 class Extras(Table):
@@ -211,8 +212,8 @@ class Extras(Table):
     def run(self) -> list[nodes.Node]:
         lines = ["| extra | for | installs |", "|---|---|---|"]
         for extra, packages in project()["optional-dependencies"].items():
-            names = [re.sub(r"^espref\[(.*)\]$", r"what `\1` does", name) for name in packages]
-            names = [name if name.startswith("what") else f"`{name}`" for name in names]
+            names = [re.sub(r"^espref\[(.*)\]$", r"the extras `\1`", name) for name in packages]
+            names = [name if name.startswith("the") else f"`{name}`" for name in names]
             lines.append(f"| `{extra}` | {EXTRAS[extra]} | {', '.join(names)} |")
         return self.parsed(["```{div} small-table", *lines, "```"])
 

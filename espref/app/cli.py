@@ -15,6 +15,7 @@ from pathlib import Path
 from .._version import __version__
 from ..citation import cite
 from ..claims import LEDGER, cite_claim
+from ..claims.ledger import EXTRAS, remedy
 from ..deviations import deviation_table
 from . import bench, plan, verify
 
@@ -37,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has closed the pipe, as head does; Python would report it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:  # of an extra: what installs it
+        missing = (error.name or "").split(".")[0]
+        text = f"{words[0]} needs {missing}: {remedy([missing])}" if missing in EXTRAS else str(error)
+        print(f"espref: {text}", file=sys.stderr)
+        return 2
     except (ValueError, ImportError, OSError, MemoryError) as error:
         print(f"espref: {' '.join(str(error).split()) or 'not enough memory'}", file=sys.stderr)
         return 2

@@ -42,6 +42,12 @@ figure { margin: 1rem 0 2rem; } img { max-width: 100%; } .wide { overflow-x: aut
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
+def check_modules() -> None:
+    """Raise ImportError, with the pip line, where formulas or figures cannot be made."""
+    prose("$x$")
+    new_figure()
+
+
 def prose(text: str) -> str:
     """Text with $...$ formulas and `code` as HTML with MathML; everything else is escaped."""
     try:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from itertools import groupby
 
 from ..benchmarks import Row
 from ..claims import Outcome, Problem
+from ..claims.ledger import remedy
 from .terminal import Line, Table
 
 COLOURS = {
@@ -88,6 +90,9 @@ def closing(outcomes: Sequence[Outcome], problems: Sequence[Problem], seconds: f
             yield Line(f"failed: {outcome.claim.id}: {comparison(outcome)}, {outcome.note}", "bold red")
     if note:
         yield Line(note, "yellow")
+    missing = {name for outcome in outcomes if outcome.verdict == "skipped" for name in outcome.claim.needs}
+    if missing := {name for name in missing if find_spec(name) is None}:
+        yield Line(f"skipped claims need {', '.join(sorted(missing))}: {remedy(missing)}", "yellow")
     good = all(outcome.good for outcome in outcomes)
     yield Line(f"{summary(outcomes, seconds)}, on {describe(problems)}", "bold green" if good else "bold red")
 

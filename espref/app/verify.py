@@ -63,6 +63,10 @@ def run_command(options: argparse.Namespace) -> int:
         return 0
     for path in (options.json, options.html):
         check_writable(path)
+    if options.html:
+        from . import page
+
+        page.check_modules()  # before anything is measured
     selection = _select_for_files(entries, seeds, options) if on_files else Selection(entries, seeds=seeds)
     measured = measure(selection)
     write(measured, json_path=options.json, html_path=options.html)

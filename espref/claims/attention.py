@@ -144,7 +144,7 @@ def no_causal() -> float:
     bounds = [(0, float(entry)) for entry in allowed.ravel()]
     off = (1 - np.eye(n)).ravel()
     best = linprog(-off, A_eq=np.vstack([rows, columns]), b_eq=np.ones(2 * n), bounds=bounds, method="highs")
-    return float(abs(best.fun))
+    return float(np.abs(np.asarray(best.fun, dtype=float)))
 
 
 @no_causal.without("triangularity: one diagonal above is allowed", at_least=1.0)
@@ -155,7 +155,8 @@ def almost_causal() -> float:
     rows, columns = np.repeat(np.eye(n), n, axis=1), np.tile(np.eye(n), n)
     bounds = [(0, float(entry)) for entry in allowed.ravel()]
     off = (1 - np.eye(n)).ravel()
-    return float(-linprog(-off, A_eq=np.vstack([rows, columns]), b_eq=np.ones(2 * n), bounds=bounds).fun)
+    best = linprog(-off, A_eq=np.vstack([rows, columns]), b_eq=np.ones(2 * n), bounds=bounds)
+    return float(-np.asarray(best.fun, dtype=float))
 
 
 @claim(

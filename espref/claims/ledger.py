@@ -51,10 +51,16 @@ EXTRAS = {
     "ot": "verify",
     "sklearn": "verify",
     "matplotlib": "verify",
+    "latex2mathml": "verify",
     "torch": "torch",
     "lightning_fabric": "train",
     "torchmetrics": "train",
 }
+
+
+def remedy(modules: Iterable[str]) -> str:
+    """The pip line that installs these modules of ``EXTRAS``."""
+    return f"pip install 'espref[{','.join(sorted({EXTRAS[name] for name in modules}))}]'"
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,7 @@ class Claim:
 
     @property
     def origin(self) -> str:
-        """Where the claim comes from: a paper, or this project, where nobody has reviewed it."""
+        """Where the claim comes from, a paper or this project, where nobody has reviewed it."""
         papers = ", ".join(self.sources)
         if self.kind == "theorem":
             return papers or "derived here, not peer-reviewed"
@@ -183,8 +189,8 @@ class Claim:
 
     def missing(self) -> str | None:
         """The pip line that installs what the claim needs and is missing, or None."""
-        extras = sorted({EXTRAS[name] for name in self.needs if importlib.util.find_spec(name) is None})
-        return f"pip install 'espref[{','.join(extras)}]'" if extras else None
+        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        return remedy(missing) if missing else None
 
 
 LEDGER: dict[str, Claim] = {}

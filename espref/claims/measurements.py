@@ -1,7 +1,8 @@
 """A run of the ledger, and the document that keeps it.
 
-The command line and the site measure by :func:`run_ledger`, on the same problems and with the same seeds, and write the
-same document. Its layout, version 1 (``"schema": 1``), is stated as a JSON Schema in ``ledger.schema.json``:
+The command line and the site measure by :func:`espref.claims.run_ledger`, on the same problems and with the same seeds,
+and write the same document. Its layout, version 1 (``"schema": 1``), is stated as a JSON Schema in
+``ledger.schema.json``:
 
 * ``"document"``: "espref ledger"; ``"environment"``: what ``espref._environment.environment`` returned, with the
   version, the commit and the date; ``"seeds"``, ``"seconds"``, and ``"note"``, which says what was left out;

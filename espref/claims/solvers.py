@@ -78,7 +78,7 @@ def pot_plans(problem: Problem) -> float:
     condition = beta * float(solvers.ground_cost(x, y).max())
     ours = expected.expected_sliced_plan(x, y, directions, problem.a, problem.b, beta=beta)
     theirs = solvers.pot_expected_sliced_plan(x, y, directions, problem.a, problem.b, beta=beta)
-    return float(abs(ours.plan - theirs.plan).max() / condition)
+    return float(np.abs(ours.plan.toarray() - theirs.plan).max() / condition)
 
 
 @claim(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from .attention import DifferentialAttention, SinkhornAttention, SoftmaxAttention
@@ -108,7 +109,7 @@ class DecoderBlock(nn.Module):
     def forward(self, x: Tensor, memory: Tensor, padding: Tensor | None, memory_padding: Tensor | None) -> Tensor:
         """Target tokens (B, M, dim) and the encoded source ``memory`` (B, N, dim) to (B, M, dim)."""
         y = self.self_norm(x)
-        x = x + self.dropout(self.self_attention(y, y, y, padding, need_weights=False, is_causal=True)[0])
+        x = x + self.dropout(_attend(self.self_attention, y, y, padding, padding, is_causal=True))
         x = x + self.dropout(_attend(self.cross_attention, self.cross_norm(x), memory, padding, memory_padding))
         update: Tensor = self.mlp(x)
         return x + update
@@ -145,10 +146,19 @@ class Encoder(nn.Module):
 
 
 def _attend(
-    module: nn.Module, x: Tensor, memory: Tensor, query_padding: Tensor | None, key_padding: Tensor | None
+    module: nn.Module,
+    x: Tensor,
+    memory: Tensor,
+    query_padding: Tensor | None,
+    key_padding: Tensor | None,
+    is_causal: bool = False,
 ) -> Tensor:
     output: Tensor
-    output, _ = module(x, memory, memory, key_padding, need_weights=False, query_padding_mask=query_padding)
+    if key_padding is not None and query_padding is None:  # no query is padding, and that is said
+        query_padding = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+    output, _ = module(
+        x, memory, memory, key_padding, need_weights=False, is_causal=is_causal, query_padding_mask=query_padding
+    )
     return output
 
 

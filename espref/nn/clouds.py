@@ -145,7 +145,7 @@ def as_prior(prior: Tensor | None, directions: Tensor) -> Tensor:
 
 def as_beta(beta: float | Tensor, like: Tensor) -> Tensor:
     """The inverse temperature over slices: a tensor without dimensions, >= 0; infinity selects the cheapest slices."""
-    number = as_temperature(beta, "beta", like)
+    number = as_temperature(beta, "beta", torch.Size(), like)[0]
     if not number >= 0:
         raise ValueError(f"beta: expected a number >= 0, got {number.item()}")
     return number
@@ -153,7 +153,7 @@ def as_beta(beta: float | Tensor, like: Tensor) -> Tensor:
 
 def as_tau(tau: float | Tensor, like: Tensor) -> Tensor:
     """The temperature of the soft sort: a tensor without dimensions, > 0 and finite."""
-    number = as_temperature(tau, "tau", like)
+    number = as_temperature(tau, "tau", torch.Size(), like)[0]
     if not 0 < number < torch.inf:
         raise ValueError(f"tau: expected a number > 0 and finite in {like.dtype}, got {tau!r}")
     return number

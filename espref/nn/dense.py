@@ -42,8 +42,8 @@ def esp_attention(
     ----------
     q, k, v : (..., N, E), (..., M, E), (..., M, Ev)
         Queries, keys, values, of the same type.
-    tau, beta : float or tensor without dimensions
-        Temperature of the soft sort, > 0, and inverse temperature over slices, >= 0.
+    tau, beta : float or tensor (...,)
+        Temperature of the soft sort, > 0, and inverse temperature over slices, >= 0; one for each item, or for all.
     directions : (L, E), optional
         Slicers; the axes by default.
     sort : "soft" | "balanced" | "hard"
@@ -71,6 +71,8 @@ def esp_attention(
     theta = q.new_ones(q.shape[-1]).diag()  # (L, E), the axes
     if directions is not None:
         theta = directions
+    tau = torch.as_tensor(tau, dtype=q.dtype)[..., None, None, None]  # (..., 1, 1, 1)
+    beta = torch.as_tensor(beta, dtype=q.dtype)[..., None]  # (..., 1)
     # 1. Slice: the scores of all tokens along all directions.
     s = (q[..., None, :, :] * theta[:, None]).sum(-1)  # (..., L, N)
     t = (k[..., None, :, :] * theta[:, None]).sum(-1)  # (..., L, M)
@@ -187,9 +189,9 @@ class DenseEsp(nn.Module):
         self.num_heads, self.sort = num_heads, sort
         self.in_proj = nn.Linear(embed_dim, 3 * embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
-        log_tau, log_beta = torch.tensor([[tau], [beta]]).log()
-        self.log_tau = nn.Parameter(log_tau, requires_grad=False)
-        self.log_beta = nn.Parameter(log_beta)
+        log_tau, log_beta = torch.tensor([[tau], [beta]]).log().expand(2, num_heads)
+        self.log_tau = nn.Parameter(log_tau.clone(), requires_grad=False)  # (H,)
+        self.log_beta = nn.Parameter(log_beta.clone())  # (H,)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, E) to tokens (B, N, E) and matrices (B, H, N, N); ``padding_mask`` (B, N), True = ignore."""
@@ -203,8 +205,8 @@ class DenseEsp(nn.Module):
             q * scale,
             k * scale,
             v,
-            tau=self.log_tau.exp()[0],
-            beta=self.log_beta.exp()[0],
+            tau=self.log_tau.exp(),
+            beta=self.log_beta.exp(),
             sort=self.sort,
             query_padding_mask=padding_mask,
             key_padding_mask=padding_mask,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -93,7 +92,7 @@ def swap_attention(
         for path, old in chosen.items():
             if old not in new and old not in reasons:
                 new[old] = _replacement(old, kind, settings)
-                if reason := _reason_here(model, path, new[old]):
+                if reason := _reason_here(model, path, new[old], settings):
                     reasons[old] = reason
     if reasons:
         refused = {path: f"{type_name(old)}: {reasons[old]}" for path, old in chosen.items() if old in reasons}
@@ -160,24 +159,32 @@ def _reason(module: nn.Module) -> str | None:
     return reason_against_parts(module) if type_name(module) in LAYOUTS else None
 
 
-def _reason_here(model: nn.Module, path: str, new: nn.Module) -> str | None:
-    """Why a module cannot stand at its place: plans in decoders would let tokens see later ones."""
+def _reason_here(model: nn.Module, path: str, new: nn.Module, settings: dict[str, Any]) -> str | None:
+    """Why a module cannot stand at its place: plans in decoders would let tokens see later ones.
+
+    In stock layers the place says whether it is self-attention.
+    """
     holder = model.get_submodule(path.rpartition(".")[0])
     if path and isinstance(holder, nn.TransformerDecoderLayer) and getattr(new, "matrix_is_plan", False):
         return "attention of a decoder: with a plan every output would depend on all tokens, later ones included"
+    stock = isinstance(holder, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
+    if path and stock and isinstance(new, MultiheadBase) and "self_attention" not in settings:
+        new.self_attention = path.endswith("self_attn")
     return None
 
 
 def _replacement(old: nn.Module, kind: Callable[..., nn.Module], settings: dict[str, Any]) -> nn.Module:
+    like = next(old.parameters())
     if isinstance(old, nn.MultiheadAttention):
         settings = {"batch_first": old.batch_first, **settings}
-        new = _made(kind, old.embed_dim, old.num_heads, old.in_proj_weight, old.dropout, settings)
+        new = _made(kind, old.embed_dim, old.num_heads, like, old.dropout, settings)
         new.in_proj._parameters |= {name: old._parameters[f"in_proj_{name}"] for name in ("weight", "bias")}
         new.out_proj = old.out_proj
     elif isinstance(old, MultiheadBase):
-        settings = {"batch_first": old.batch_first, **settings}
-        new = _made(kind, old.embed_dim, old.num_heads, old.in_proj.weight, 0.0, settings)
-        new.in_proj, new.out_proj = old.in_proj, old.out_proj
+        layout = {name: getattr(old, name) for name in ("batch_first", "self_attention", "kdim", "vdim")}
+        new = _made(kind, old.embed_dim, old.num_heads, like, old.dropout, layout | settings)
+        for name in (*old.projection_names, "out_proj"):
+            setattr(new, name, getattr(old, name))
     else:
         return _for_timm(old, kind, settings)
     return _finished(new, old)
@@ -188,7 +195,7 @@ def _for_timm(old: nn.Module, kind: Callable[..., nn.Module], settings: dict[str
     weight = next(proj.parameters())
     heads, width = int(old.num_heads), int(proj.in_features)  # type: ignore[arg-type]
     core = _made(kind, width, heads, weight, getattr(getattr(old, "attn_drop", None), "p", 0.0), settings)
-    del core.in_proj, core.out_proj
+    core.leave_projections()
     return _finished(ExchangedAttention(old, core), old)
 
 
@@ -196,11 +203,11 @@ def _made(
     kind: Callable[..., nn.Module], dim: int, heads: int, like: torch.Tensor, dropout: float, settings: dict[str, Any]
 ) -> MultiheadBase:
     """A module of that kind, on the device and in the type of ``like``."""
-    if "dropout" in inspect.signature(kind).parameters:
-        settings = {"dropout": dropout, **settings}
     new = kind(dim, heads, device=like.device, dtype=like.dtype, **settings)
     if not isinstance(new, MultiheadBase):
         raise ValueError(f"kind: expected an attention module of this package, got {type(new).__name__}")
+    if "dropout" not in settings:
+        new.dropout = dropout
     return new
 
 

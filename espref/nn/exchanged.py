@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from .esp import EspAttention
 from .known import type_name
-from .multihead import Masks, MultiheadBase
+from .masks import Masks, Padding
+from .multihead import MultiheadBase
 
 #: timm's plain attention -> how its input is laid out. Each has ``qkv``, ``proj``, ``num_heads`` and
 #: ``scale``; scores are scalar products of queries and keys times the scale, and nothing else.
@@ -104,11 +105,10 @@ class ExchangedAttention(nn.Module):
         if attn_mask is None:
             return Masks(None, None, None, is_causal)
         if self.core.matrix_is_plan:
-            padding = padding_of(attn_mask.expand(batch, *attn_mask.shape[-3:-2], n, n), "attn_mask")
+            padding = Padding(padding_of(attn_mask.expand(batch, *attn_mask.shape[-3:-2], n, n), "attn_mask"), None)
             return Masks(padding, padding, None, is_causal)
-        if attn_mask.ndim > 2:
-            attn_mask = attn_mask.expand(batch, self.num_heads, n, n).flatten(0, 1)
-        return Masks(None, None, ~attn_mask if attn_mask.dtype == torch.bool else attn_mask, is_causal)
+        general = attn_mask if attn_mask.ndim == 4 else attn_mask.expand(1, 1, n, n)
+        return Masks(None, None, ~general if general.dtype == torch.bool else general, is_causal)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, layout={self.layout!r}"

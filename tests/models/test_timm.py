@@ -18,7 +18,7 @@ EXCHANGED = [name for name, row in ROWS.items() if row["ok"] is not None]
 
 
 def test_every_family_is_in_the_record() -> None:
-    """With the version of timm that is installed; if this fails, write the record anew: tests/models/timm_families.py."""
+    """With the version of timm that is installed; otherwise tests/models/timm_families.py writes the record anew."""
     assert {families.family(name) for name in ROWS} == set(map(families.family, families.timm.list_models()))
     assert {row["environment"]["timm"] for row in ROWS.values()} == {families.timm.__version__}
     assert not [name for name, row in ROWS.items() if row["ok"] is False]
@@ -69,7 +69,9 @@ def test_padding_of_naflexvit() -> None:
 def test_where_leaves_a_pooling_layer() -> None:
     """A model with attention pooling is refused; its blocks alone are exchanged, and the report says so."""
     model = families.built("test_vit3")
-    with pytest.raises(ValueError, match=r"^attn_pool: timm\.layers\.attention_pool\.AttentionPoolLatent: attention pool"):
+    with pytest.raises(
+        ValueError, match=r"^attn_pool: timm\.layers\.attention_pool\.AttentionPoolLatent: attention pool"
+    ):
         swap_attention(model)
     report = swap_report(swap_attention(model, where=lambda path, _: path.startswith("blocks")))
     assert len(report.exchanged) == len(model.blocks) and list(report.left) == ["attn_pool"]

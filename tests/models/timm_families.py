@@ -17,7 +17,6 @@ from conftest import import_timm
 from torch import nn
 
 from espref.nn import SinkhornAttention, SoftmaxAttention, swap_attention, swap_report
-from espref.nn.known import type_name
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

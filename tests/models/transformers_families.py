@@ -40,8 +40,14 @@ SIZES = {
     **dict.fromkeys(("intermediate_size", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "hidden_dim", "n_inner"), 48),
     **dict.fromkeys(("head_dim", "d_kv", "attention_head_size"), 8),
     **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout"), 0.0),
-    **{"vocab_size": 60, "max_position_embeddings": 64, "image_size": 32, "patch_size": 8},
-    **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1},
+    "vocab_size": 60,
+    "max_position_embeddings": 64,
+    "image_size": 32,
+    "patch_size": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
 }
 #: What some types need beside.
 MORE = {
