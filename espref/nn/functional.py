@@ -1,6 +1,7 @@
-r"""Attention as pure functions of tensors, in the notation of the NumPy chapter :mod:`espref.attention`.
+r"""Attention and losses as pure functions of tensors, in the notation of the NumPy chapters.
 
 :mod:`espref.nn.dense` reads as the definition of :func:`esp_attention` does; this one computes the same in linear time.
+The losses are written in ``espref/nn/losses.py``.
 """
 
 from __future__ import annotations
@@ -14,8 +15,20 @@ from torch.nn import functional as F
 
 from . import operators
 from ._checks import as_temperature, as_valid, check_options, check_tokens
-from .losses import est_loss, expected_soft_plan, soft_est_loss  # noqa: F401
+from .losses import SoftPlan, est_loss, expected_soft_plan, soft_est_loss
 from .ranks import valid_count
+
+__all__ = [
+    "AttentionOutput",
+    "SoftPlan",
+    "differential_attention",
+    "esp_attention",
+    "est_loss",
+    "expected_soft_plan",
+    "sinkhorn_attention",
+    "soft_est_loss",
+    "softmax_attention",
+]
 
 
 class AttentionOutput(NamedTuple):

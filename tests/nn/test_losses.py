@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import espref
+from espref.claims import LEDGER, run_claim
 from espref.claims.nn import _elements
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
 from espref.nn import functional as F  # noqa: E402
-from espref.nn import matching  # noqa: E402
+from espref.nn import losses, matching, softplans  # noqa: E402
 
 DOUBLE = torch.float64
 SIZES = [(12, 12), (11, 17), (1, 6), (6, 1), (1, 1)]
@@ -414,3 +415,36 @@ def test_ties_in_great_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
         F.est_loss(x, y, p=1)
     assert F.est_loss(x, y).item() == pytest.approx(2, rel=1e-6)
     assert F.est_loss(x, y, p=1, ties="first").item() == pytest.approx(2**0.5, rel=1e-6)
+
+
+CLAIMS = [entry for entry in LEDGER.values() if "loss" in entry.id or "slicers" in entry.id]
+by_rank, gibbs, slope = matching.by_rank, losses.gibbs_weights, softplans.score_gradient
+BREAKS = {
+    "weights in input order": (matching, "by_rank", lambda cloud, order: by_rank(cloud, order.sort().values)),
+    "the same for soft plans": (softplans, "by_rank", lambda cloud, order: by_rank(cloud, order.sort().values)),
+    "a tie shared evenly": (matching, "shares", lambda mass, first: torch.ones_like(first) / 2),
+    "no gradient through the weights of slices": (
+        losses,
+        "gibbs_weights",
+        lambda *arguments: gibbs(*arguments).detach(),
+    ),
+    "a kernel whose derivative is halved": (softplans, "score_gradient", lambda *arguments: slope(*arguments) / 2),
+    "no implicit derivative": (softplans, "conjugate_gradients", lambda apply, b: torch.zeros_like(b)),
+    "padding among the points": (
+        matching,
+        "ranked",
+        lambda cloud, *rest: ranked(cloud._replace(valid=None), *rest),
+    ),
+}
+ranked = matching.ranked
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_claim_fails_when_a_loss_is_broken(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one function broken, a claim about losses fails by its own residual."""
+    module, name, replacement = BREAKS[broken]
+    for user in (module, losses):
+        if hasattr(user, name):
+            monkeypatch.setattr(user, name, replacement)
+    outcomes = (run_claim(entry, [], seeds=1) for entry in CLAIMS if entry.on == "seed")
+    assert any(outcome.verdict == "fails" and outcome.note.startswith("worst on") for outcome in outcomes)
