@@ -170,8 +170,8 @@ def test_dropout_of_plans_is_that_of_keys(kind: type[nn.Module]) -> None:
 
 
 def test_a_learned_mask_trains() -> None:
-    """Float masks are added to the scores, as nn.MultiheadAttention does, and have gradients; ESP attention says what it
-    cannot use."""
+    """Float masks are added to the scores, as nn.MultiheadAttention does, and have gradients; ESP attention says what
+    it cannot use."""
     torch.manual_seed(0)
     stock, x = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(2, 3, 8)
     ours = SoftmaxAttention(8, 2)
