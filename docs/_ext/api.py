@@ -95,7 +95,8 @@ def names_of(module: str) -> dict[str, Any]:
         for name in getattr(namespace, "__all__", _own(namespace)):
             thing = getattr(namespace, name)
             if inspect.ismodule(thing):  # a public submodule: its own names
-                names |= {f"{module}.{name}.{inner}": getattr(thing, inner) for inner in _own(thing)}
+                inner = {other: getattr(thing, other) for other in getattr(thing, "__all__", _own(thing))}
+                names |= {f"{module}.{name}.{other}": found for other, found in inner.items() if callable(found)}
             elif callable(thing):
                 names[f"{module}.{name}"] = thing
         return names

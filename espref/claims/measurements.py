@@ -230,3 +230,10 @@ def schema() -> dict[str, Any]:
     text = files(__package__).joinpath("ledger.schema.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
+
+
+def identifiers() -> dict[str, str]:
+    """Every identifier that a claim has or ever had -> "retired VERSION: reason", or nothing; in order of entry."""
+    text = files(__package__).joinpath("identifiers.txt").read_text(encoding="utf-8")
+    lines = (line.partition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: rest for name, _, rest in lines}

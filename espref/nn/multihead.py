@@ -180,18 +180,19 @@ class MultiheadBase(nn.Module):
     def _layout(self, query: Tensor, key: Tensor, value: Tensor) -> Layout:
         """What is said about shapes and types is said here, not by the projections."""
         widths = {"query": self.embed_dim, "key": self.kdim, "value": self.vdim}
+        weight = self.out_proj.weight if type(self.out_proj) is nn.Linear else None
+        dtype = weight.dtype if type(weight) is nn.Parameter else None  # a sharded one is cast when it is used
         tokens = "(N, tokens, {0})" if self.batch_first else "(tokens, N, {0})"
         for (name, width), x in zip(widths.items(), (query, key, value), strict=True):
             shape = f"{tokens} or (tokens, {{0}}), at least one token".format(width)
             fits = isinstance(x, Tensor) and not x.is_nested and x.is_floating_point() and x.ndim in (2, 3)
             if not fits or x.shape[-1] != width or not x.shape[-2 if self.batch_first else 0]:
                 raise ValueError(f"{name}: expected a floating point tensor of shape {shape}, got {shown(x)}")
-            if x.ndim != query.ndim or (x.dtype != query.dtype and not torch.is_autocast_enabled(x.device.type)):
-                raise ValueError(f"{name}: expected {query.ndim} dimensions, {query.dtype} as query, got {shown(x)}")
-        weight = self.out_proj.weight if type(self.out_proj) is nn.Linear else None
-        known = type(weight) is nn.Parameter and not torch.is_autocast_enabled(query.device.type)
-        if known and weight is not None and weight.dtype != query.dtype:
-            raise ValueError(f"query: expected {weight.dtype} as the parameters have, got {query.dtype}")
+            wanted, reason = (query.dtype, "query has") if dtype is None else (dtype, "the parameters have")
+            if x.dtype != wanted and not _autocast(x.device.type):
+                raise ValueError(f"{name}: expected {wanted} as {reason}, got {x.dtype}")
+            if x.ndim != query.ndim:
+                raise ValueError(f"{name}: expected {query.ndim} dimensions as query has, got {shown(x)}")
         batched = query.ndim == 3
         sizes = [x.shape[:-1] if batched else (1, len(x)) for x in (query, key, value)]
         sizes = sizes if self.batch_first or not batched else [(n, batch) for batch, n in sizes]
@@ -289,3 +290,8 @@ class MultiheadBase(nn.Module):
 
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
+
+
+def _autocast(device: str) -> bool:
+    """Whether projections may take another type than their parameters have."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -225,6 +226,15 @@ def test_version_is_beside_the_title(watch: Watch, address: str) -> None:
     """The sidebar of every page shows the version."""
     watch.open(address + "index.html")
     assert watch.page.locator(".navbar-brand >> visible=true").first.inner_text().strip() == f"espref {__version__}"
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "404.html"])
+def test_origin_is_below(name: str) -> None:
+    """Every page says which version and commit it was built from, and when; the run of the ledger says the same."""
+    made_with = json.loads((SITE / "ledger.json").read_text())["environment"]
+    text = (SITE / name).read_text()
+    found = re.search(r"<p>espref (\S+), commit (\w+)[\w ]*, built on ([\d-]+)</p>", text)
+    assert found and found.groups() == (made_with["espref"], made_with["commit"] or "unknown", made_with["date"])
 
 
 def test_source_and_other_projects_are_linked() -> None:

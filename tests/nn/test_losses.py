@@ -418,12 +418,7 @@ def test_ties_in_great_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 CLAIMS = [entry for entry in LEDGER.values() if "loss" in entry.id or "slicers" in entry.id]
-by_rank, gibbs, strictly, scaling = (
-    matching.by_rank,
-    losses.gibbs_weights,
-    softplans._strictly,
-    softplans.conjugate_gradients,
-)
+by_rank, gibbs, slope = matching.by_rank, losses.gibbs_weights, softplans.score_gradient
 BREAKS = {
     "weights in input order": (matching, "by_rank", lambda cloud, order: by_rank(cloud, order.sort().values)),
     "the same for soft plans": (softplans, "by_rank", lambda cloud, order: by_rank(cloud, order.sort().values)),
@@ -433,11 +428,7 @@ BREAKS = {
         "gibbs_weights",
         lambda *arguments: gibbs(*arguments).detach(),
     ),
-    "a kernel whose derivative lacks one side": (
-        softplans,
-        "_strictly",
-        lambda s, tau, sums, side: strictly(s, tau, sums, side) * (side > 0),
-    ),
+    "a kernel whose derivative is halved": (softplans, "score_gradient", lambda *arguments: slope(*arguments) / 2),
     "no implicit derivative": (softplans, "conjugate_gradients", lambda apply, b: torch.zeros_like(b)),
     "padding among the points": (
         matching,
