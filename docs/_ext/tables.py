@@ -183,6 +183,7 @@ EXTRAS = {
     "tables": "Parquet files",
     "hub": "data sets from Hugging Face",
     "test": "the tests",
+    "models": "tests with models of transformers and peft; `make models` adds timm",
     "mutants": "mutation testing",
     "docs": "this site",
     "dev": "the lock file and the hooks before each commit",
