@@ -73,6 +73,10 @@ def house_style() -> Iterator[None]:
 
     Some settings count when a figure is drawn, others when it is saved: do both within the block.
 
+    Yields
+    ------
+    None
+
     Raises
     ------
     ImportError
