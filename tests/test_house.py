@@ -28,16 +28,14 @@ LONG = {
     "line": "five public functions, each documented in full",
     "solvers": "four public functions, each documented in full",
     "softsort": "five public functions, each documented in full",
-    "claims.attention": "one function per claim of the chapter, statement and proof included",
-    "claims.expected": "one function per claim of the chapter, statement and proof included",
     "claims.ledger": "what a claim is and how it is run, every public name documented in full",
-    "claims.line": "one function per claim of the chapter, statement and proof included",
-    "claims.nn": "one function per claim of the chapter, statement and proof included",
-    "claims.softsort": "one function per claim of the chapter, statement and proof included",
     "nn.functional": "four public functions, each documented in full",
     "nn.losses": "three public functions of many arguments, each documented in full",
     "train.paper": "readers of the four data sets of the paper",
 }
+#: Chapters of the ledger that are longer: a list of independent claims, each with statement and proof.
+LONG_CHAPTERS = ("attention", "directions", "expected", "line", "nn", "softsort")
+LONG |= {f"claims.{chapter}": "one function per claim of the chapter" for chapter in LONG_CHAPTERS}
 #: Imports by a name that is computed -> what they load. The root package loads its lazy attributes, so that
 #: ``import espref`` stays quick: the one place where the mathematics reaches the evidence.
 DYNAMIC = {

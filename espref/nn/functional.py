@@ -6,6 +6,7 @@ The losses are written in ``espref/nn/losses.py``.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -103,7 +104,7 @@ def esp_attention(
     """
     lead = check_tokens(query, key, value)
     check_options(query, directions, sort, power)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         q, k, v = _flattened(query, key, value)
         slicers = None if directions is None else directions.to(q)
         temperatures = [as_temperature(x, name, lead, q) for name, x in (("tau", tau), ("beta", beta))]
@@ -289,7 +290,7 @@ def sinkhorn_attention(
     lead = check_tokens(query, key, value)
     if not isinstance(n_iter, int) or isinstance(n_iter, bool) or n_iter < 1:
         raise ValueError(f"n_iter: expected a positive whole number, got {n_iter!r}")
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         q, k, v = _flattened(query, key, value)
         query_valid = as_valid(query_padding_mask, lead, q, "query_padding_mask")
         key_valid = as_valid(key_padding_mask, lead, k, "key_padding_mask")
@@ -311,6 +312,12 @@ def sinkhorn_attention(
         output = output if query_valid is None else output.masked_fill(~query_valid[..., None], 0.0)
         output = _restored(output, lead, value.dtype)
     return AttentionOutput(output, _restored(matrix, lead, value.dtype) if need_weights else None)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """What is done within is done in the types that are given."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _flattened(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
