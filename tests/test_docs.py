@@ -53,9 +53,8 @@ def test_claims_exist(page: Path) -> None:
 @pages
 def test_citations_exist(page: Path) -> None:
     """Every citation names a key of the bibliography."""
-    named = {
-        key.strip() for keys in re.findall(r"\{cite[:a-z]*\}`([^`]+)`", page.read_text()) for key in keys.split(",")
-    }
+    cited = re.findall(r"\{(?:foot)?cite[:a-z]*\}`([^`]+)`", page.read_text())
+    named = {key.strip() for keys in cited for key in keys.split(",")}
     assert named <= set(bibliography())
 
 
@@ -193,3 +192,12 @@ def test_anchors_of_claims_are_unique() -> None:
     anchors = [re.sub(r"[^a-z0-9]+", "-", identifier.lower()) for identifier in LEDGER]
     assert len(set(anchors)) == len(LEDGER)
     assert all(re.fullmatch(r"[a-z]+\.[a-z0-9-]+", identifier) for identifier in LEDGER)
+
+
+@pages
+def test_measured_numbers_are_recorded(page: Path) -> None:
+    """A number that a page takes from a record is in that record."""
+    for text in re.findall(r"\{measured\}`([^`]+)`", page.read_text()):
+        record, name, unit = (part.strip() for part in text.split("|"))
+        rows = committed(record)[record]["rows"]
+        assert any(row["name"] == name and unit in (row["unit"], "number", "detail") for row in rows), text
