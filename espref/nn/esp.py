@@ -37,8 +37,8 @@ class EspAttention(PlanAttention):
         With a hard sort, train with the gradient of the soft one.
     directions : (L, head_dim) tensor, optional
         Initial value of the slicers, which are then a trained parameter; the axes, fixed, by default.
-    bias, batch_first, device, dtype
-        As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default.
+    dropout, bias, kdim, vdim, batch_first, self_attention, device, dtype : optional
+        As in :class:`SoftmaxAttention`.
 
     Raises
     ------
@@ -50,7 +50,16 @@ class EspAttention(PlanAttention):
 
     See Also
     --------
-    espref.nn.dense.DenseEsp : the same layer, written to be read.
+    espref.nn.dense.DenseEsp : The same layer, written to be read.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import EspAttention
+    >>> x = torch.randn(2, 5, 8)
+    >>> output, weights = EspAttention(8, 2, sort="balanced")(x, x, x)
+    >>> output.shape, weights.shape
+    (torch.Size([2, 5, 8]), torch.Size([2, 5, 5]))
 
     References
     ----------

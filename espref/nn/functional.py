@@ -6,6 +6,7 @@ The losses are written in ``espref/nn/losses.py``.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,20 @@ __all__ = [
 
 
 class AttentionOutput(NamedTuple):
-    """What every function here returns."""
+    """What every function here returns.
+
+    See Also
+    --------
+    esp_attention, softmax_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import softmax_attention
+    >>> q = torch.randn(5, 4)
+    >>> softmax_attention(q, q, q).matrix is None
+    True
+    """
 
     output: Tensor  # (..., N, Ev) matrix @ value
     matrix: Tensor | None  # (..., N, M), only with need_weights
@@ -92,10 +106,23 @@ def esp_attention(
     NotImplementedError
         For second derivatives.
 
+    See Also
+    --------
+    espref.nn.EspAttention, espref.nn.dense.esp_attention, espref.esp_attention
+
     Notes
     -----
     The gradient is exact, but cannot be differentiated again. The transforms of :mod:`torch.func` apply; ``vmap`` calls
     the function once for each item, so leading dimensions are the faster way to batch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import esp_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = esp_attention(q, k, v, tau=0.1, beta=1.0, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
 
     References
     ----------
@@ -103,7 +130,7 @@ def esp_attention(
     """
     lead = check_tokens(query, key, value)
     check_options(query, directions, sort, power)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         q, k, v = _flattened(query, key, value)
         slicers = None if directions is None else directions.to(q)
         temperatures = [as_temperature(x, name, lead, q) for name, x in (("tau", tau), ("beta", beta))]
@@ -165,6 +192,19 @@ def softmax_attention(
     ValueError
         For malformed tensors.
 
+    See Also
+    --------
+    espref.nn.SoftmaxAttention, espref.softmax_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import softmax_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = softmax_attention(q, k, v, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
+
     References
     ----------
     vaswani2017attention
@@ -214,7 +254,7 @@ def differential_attention(
         Floating point tensors, E even.
     mix : tensor without dimensions
         Factor of the second attention.
-    allowed, bias, dropout
+    allowed, bias, dropout : optional
         As in :func:`softmax_attention`, for both.
     need_weights : bool
         Also return the attention matrix.
@@ -228,6 +268,19 @@ def differential_attention(
     ------
     ValueError
         For malformed tensors.
+
+    See Also
+    --------
+    espref.nn.DifferentialAttention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import differential_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = differential_attention(q, k, v, mix=torch.tensor(0.5), need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
 
     References
     ----------
@@ -282,6 +335,19 @@ def sinkhorn_attention(
     ValueError
         For malformed arguments.
 
+    See Also
+    --------
+    espref.nn.SinkhornAttention, espref.sinkhorn_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import sinkhorn_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = sinkhorn_attention(q, k, v, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
+
     References
     ----------
     sander2022sinkformers
@@ -289,7 +355,7 @@ def sinkhorn_attention(
     lead = check_tokens(query, key, value)
     if not isinstance(n_iter, int) or isinstance(n_iter, bool) or n_iter < 1:
         raise ValueError(f"n_iter: expected a positive whole number, got {n_iter!r}")
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         q, k, v = _flattened(query, key, value)
         query_valid = as_valid(query_padding_mask, lead, q, "query_padding_mask")
         key_valid = as_valid(key_padding_mask, lead, k, "key_padding_mask")
@@ -311,6 +377,12 @@ def sinkhorn_attention(
         output = output if query_valid is None else output.masked_fill(~query_valid[..., None], 0.0)
         output = _restored(output, lead, value.dtype)
     return AttentionOutput(output, _restored(matrix, lead, value.dtype) if need_weights else None)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """What is done within is done in the types that are given."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _flattened(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

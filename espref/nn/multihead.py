@@ -54,6 +54,7 @@ class MultiheadBase(nn.Module):
 
     _version = 2  # of the state_dict
     matrix_is_plan = False  # a plan couples all queries and keys: it must be told which queries are padding
+    has_projections = True
     in_proj_bias = None  # stock encoder layers ask for these two, and then leave the attention to this module
     _qkv_same_embed_dim = False
 
@@ -96,8 +97,9 @@ class MultiheadBase(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights of the projections as :class:`torch.nn.MultiheadAttention` does; biases are zero."""
-        self.out_proj.reset_parameters()
-        self._initialise()
+        if self.has_projections:
+            self.out_proj.reset_parameters()
+            self._initialise()
 
     def _initialise(self) -> None:
         for projection in self._projections():
@@ -105,6 +107,12 @@ class MultiheadBase(nn.Module):
         for projection in (*self._projections(), self.out_proj):
             if projection.bias is not None:
                 nn.init.zeros_(projection.bias)
+
+    def leave_projections(self) -> None:
+        """Have none any more: a module around this one projects, and calls ``attend``."""
+        for name in (*self.projection_names, "out_proj"):
+            delattr(self, name)
+        self.has_projections = False
 
     def forward(
         self,
@@ -172,18 +180,19 @@ class MultiheadBase(nn.Module):
     def _layout(self, query: Tensor, key: Tensor, value: Tensor) -> Layout:
         """What is said about shapes and types is said here, not by the projections."""
         widths = {"query": self.embed_dim, "key": self.kdim, "value": self.vdim}
+        weight = self.out_proj.weight if type(self.out_proj) is nn.Linear else None
+        dtype = weight.dtype if type(weight) is nn.Parameter else None  # a sharded one is cast when it is used
         tokens = "(N, tokens, {0})" if self.batch_first else "(tokens, N, {0})"
         for (name, width), x in zip(widths.items(), (query, key, value), strict=True):
             shape = f"{tokens} or (tokens, {{0}}), at least one token".format(width)
             fits = isinstance(x, Tensor) and not x.is_nested and x.is_floating_point() and x.ndim in (2, 3)
             if not fits or x.shape[-1] != width or not x.shape[-2 if self.batch_first else 0]:
                 raise ValueError(f"{name}: expected a floating point tensor of shape {shape}, got {shown(x)}")
-            if x.ndim != query.ndim or (x.dtype != query.dtype and not torch.is_autocast_enabled(x.device.type)):
-                raise ValueError(f"{name}: expected {query.ndim} dimensions, {query.dtype} as query, got {shown(x)}")
-        weight = self.out_proj.weight if type(self.out_proj) is nn.Linear else None
-        known = type(weight) is nn.Parameter and not torch.is_autocast_enabled(query.device.type)
-        if known and weight is not None and weight.dtype != query.dtype:
-            raise ValueError(f"query: expected {weight.dtype} as the parameters have, got {query.dtype}")
+            wanted, reason = (query.dtype, "query has") if dtype is None else (dtype, "the parameters have")
+            if x.dtype != wanted and not _autocast(x.device.type):
+                raise ValueError(f"{name}: expected {wanted} as {reason}, got {x.dtype}")
+            if x.ndim != query.ndim:
+                raise ValueError(f"{name}: expected {query.ndim} dimensions as query has, got {shown(x)}")
         batched = query.ndim == 3
         sizes = [x.shape[:-1] if batched else (1, len(x)) for x in (query, key, value)]
         sizes = sizes if self.batch_first or not batched else [(n, batch) for batch, n in sizes]
@@ -248,8 +257,13 @@ class MultiheadBase(nn.Module):
         q, k, v = (torch.unflatten(x, -1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
         return q, k, v
 
-    def _projections(self) -> list[nn.Linear]:
-        return [self.in_proj] if self.packed else [self.q_proj, self.k_proj, self.v_proj]
+    @property
+    def projection_names(self) -> tuple[str, ...]:
+        """The submodules that make queries, keys and values."""
+        return ("in_proj",) if self.packed else ("q_proj", "k_proj", "v_proj")
+
+    def _projections(self) -> list[Any]:
+        return [getattr(self, name) for name in self.projection_names]
 
     def multihead_state_dict(self) -> dict[str, Tensor]:
         """The projections under the names of :class:`torch.nn.MultiheadAttention`, which loads them."""
@@ -276,3 +290,8 @@ class MultiheadBase(nn.Module):
 
     def extra_repr(self) -> str:
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}"
+
+
+def _autocast(device: str) -> bool:
+    """Whether projections may take another type than their parameters have."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
