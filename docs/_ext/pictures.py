@@ -278,8 +278,8 @@ def _samples(figure: Figure) -> None:
 
 @picture(
     "expected.is-continuous",
-    "Distances against epsilon on logarithmic axes: the Wasserstein distance falls with epsilon, the distance by slices "
-    "along the first axis stays at the square root of one half.",
+    "Distances against epsilon on logarithmic axes: the Wasserstein distance falls with epsilon, the distance by "
+    "slices along the first axis stays at the square root of one half.",
 )
 def _jump(figure: Figure) -> None:
     sizes = np.logspace(-6, 0, 49)
