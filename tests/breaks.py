@@ -372,7 +372,7 @@ MORE: dict[str, tuple[Callable, Callable, tuple[str, ...]]] = {
     ),
     "later than it is": (
         maps.displacement_interpolation,
-        lambda plan, x, y, t, interpolate=maps.displacement_interpolation: interpolate(plan, x, y, t**2),
+        lambda plan, x, y, t, interpolate=maps.displacement_interpolation: interpolate(plan, x, y, t**3),
         ("solvers.interpolation-of-an-optimal-plan-is-a-geodesic",),
     ),
     "images of other points": (
