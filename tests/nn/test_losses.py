@@ -291,7 +291,7 @@ def test_a_common_shift_changes_no_weight() -> None:
 
 
 def test_plans_between_clouds_far_apart() -> None:
-    """The weights of the slices are those of clouds that are near, which differences of costs of 1e12 would not give."""
+    """The weights of the slices are those of clouds that are near, although all costs are about 1e12."""
     x, y, directions, a, b = problem(10, 7, weighted=True)
     near = espref.expected_soft_plan(x, y, directions, 0.2, a, b, beta=2.0, sort="balanced")
     far = F.expected_soft_plan(*tensors([x + 1e6, y, directions, a, b]), tau=0.2, beta=2.0, sort="balanced")
