@@ -68,8 +68,8 @@ def as_clouds(
     if x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-1]:
         wanted = ", ".join(map(str, (*x.shape[:-2], "m", x.shape[-1])))
         raise ValueError(f"y: expected shape ({wanted}) for x of shape {tuple(x.shape)}, got {tuple(y.shape)}")
-    if x.device != y.device:
-        raise ValueError(f"y: expected device {x.device} as x has, got {y.device}")
+    if x.device != y.device or x.device.type == "meta":
+        raise ValueError(f"x, y: expected tensors with values on one device, got devices {x.device} and {y.device}")
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     return as_cloud(x, a, x_padding_mask, ("x", "a"), dtype), as_cloud(y, b, y_padding_mask, ("y", "b"), dtype)
 

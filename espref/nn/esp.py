@@ -49,9 +49,8 @@ class EspAttention(PlanAttention):
     dropout : float
         Probability with which a key is left out in training. Rows of the matrix then sum to 1 on average only, and
         columns to 0 or n / (m (1 - dropout)).
-    bias, kdim, vdim, batch_first, self_attention, device, dtype
-        As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default. ``self_attention``: whether
-        queries and keys are always the same tokens, so that ``key_padding_mask`` holds for both.
+    bias, kdim, vdim, batch_first, self_attention, device, dtype : optional
+        As in :class:`SoftmaxAttention`.
 
     Raises
     ------
@@ -63,7 +62,16 @@ class EspAttention(PlanAttention):
 
     See Also
     --------
-    espref.nn.dense.DenseEsp : the same layer, written to be read.
+    espref.nn.dense.DenseEsp : The same layer, written to be read.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import EspAttention
+    >>> x = torch.randn(2, 5, 8)
+    >>> output, weights = EspAttention(8, 2, sort="balanced")(x, x, x)
+    >>> output.shape, weights.shape
+    (torch.Size([2, 5, 8]), torch.Size([2, 5, 5]))
 
     References
     ----------

@@ -32,7 +32,20 @@ __all__ = [
 
 
 class AttentionOutput(NamedTuple):
-    """What every function here returns."""
+    """What every function here returns.
+
+    See Also
+    --------
+    esp_attention, softmax_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import softmax_attention
+    >>> q = torch.randn(5, 4)
+    >>> softmax_attention(q, q, q).matrix is None
+    True
+    """
 
     output: Tensor  # (..., N, Ev) matrix @ value
     matrix: Tensor | None  # (..., N, M), only with need_weights
@@ -93,10 +106,23 @@ def esp_attention(
     NotImplementedError
         For second derivatives.
 
+    See Also
+    --------
+    espref.nn.EspAttention, espref.nn.dense.esp_attention, espref.esp_attention
+
     Notes
     -----
     The gradient is exact, but cannot be differentiated again. The transforms of :mod:`torch.func` apply; ``vmap`` calls
     the function once for each item, so leading dimensions are the faster way to batch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import esp_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = esp_attention(q, k, v, tau=0.1, beta=1.0, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
 
     References
     ----------
@@ -166,6 +192,19 @@ def softmax_attention(
     ValueError
         For malformed tensors.
 
+    See Also
+    --------
+    espref.nn.SoftmaxAttention, espref.softmax_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import softmax_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = softmax_attention(q, k, v, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
+
     References
     ----------
     vaswani2017attention
@@ -215,7 +254,7 @@ def differential_attention(
         Floating point tensors, E even.
     mix : tensor without dimensions
         Factor of the second attention.
-    allowed, bias, dropout
+    allowed, bias, dropout : optional
         As in :func:`softmax_attention`, for both.
     need_weights : bool
         Also return the attention matrix.
@@ -229,6 +268,19 @@ def differential_attention(
     ------
     ValueError
         For malformed tensors.
+
+    See Also
+    --------
+    espref.nn.DifferentialAttention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import differential_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = differential_attention(q, k, v, mix=torch.tensor(0.5), need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
 
     References
     ----------
@@ -282,6 +334,19 @@ def sinkhorn_attention(
     ------
     ValueError
         For malformed arguments.
+
+    See Also
+    --------
+    espref.nn.SinkhornAttention, espref.sinkhorn_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import sinkhorn_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = sinkhorn_attention(q, k, v, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
 
     References
     ----------

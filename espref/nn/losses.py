@@ -1,9 +1,9 @@
 r"""Sliced transport plans as losses between batches of weighted clouds.
 
-:func:`est_loss` is the expected cost of hard plans, with exact gradients in points and weights;
-:func:`soft_est_loss` is that of soft plans, smooth, with gradients in the slicers too: with these, slicers are learned.
-:func:`expected_soft_plan` returns a soft plan itself. The NumPy chapters :mod:`espref.expected` and
-:mod:`espref.softplan` specify what is computed.
+:func:`espref.nn.functional.est_loss` is the expected cost of hard plans, with exact gradients in points and weights;
+:func:`espref.nn.functional.soft_est_loss` is that of soft plans, smooth, with gradients in the slicers too: with these,
+slicers are learned. :func:`espref.nn.functional.expected_soft_plan` returns a soft plan itself. The NumPy chapters
+:mod:`espref.expected` and :mod:`espref.softplan` specify what is computed.
 """
 
 from __future__ import annotations
@@ -106,8 +106,12 @@ def est_loss(
       \sum_j G_{l,ij}\; p\, |x_i - y_j|^{p-2} (x_i - y_j) .$$
 
     Where two points swap their places along a direction the loss may jump; a gradient is that of the plans at hand.
-    The gradient in the weights is that of the loss of a / sum a. A squared cost between points that are closer than the
-    square root of the smallest float counts as zero.
+    The gradient in the weights is that of the loss of a / sum a. Weights are cumulated in float64, whatever their type,
+    to 1e-16 of the total mass. A squared cost between points that are closer than the square root of the smallest float
+    counts as zero.
+
+    Higher derivatives, forward mode, ``torch.func.jacrev`` and ``torch.compile`` work. ``vmap`` does not, because
+    values are checked; leading dimensions are the batch.
 
     Examples
     --------
@@ -201,6 +205,8 @@ def soft_est_loss(
         For malformed input, or costs that overflow.
     RuntimeError
         When the balanced scaling does not converge.
+    NotImplementedError
+        For second derivatives, but for SoftSort with the Gauss kernel, which has them.
 
     See Also
     --------
@@ -288,6 +294,8 @@ def expected_soft_plan(
         For malformed input, or costs that overflow.
     RuntimeError
         When the balanced scaling does not converge.
+    NotImplementedError
+        For second derivatives, but for SoftSort with the Gauss kernel, which has them.
 
     Examples
     --------
@@ -338,4 +346,4 @@ def _sorting(points: Tensor, tau: float | Tensor, sort: str, power: int) -> Sort
 
 
 def _device(x: Tensor) -> str:
-    return x.device.type if isinstance(x, Tensor) else "cpu"
+    return x.device.type if isinstance(x, Tensor) and x.device.type != "meta" else "cpu"  # meta has no autocast

@@ -54,6 +54,7 @@ class MultiheadBase(nn.Module):
 
     _version = 2  # of the state_dict
     matrix_is_plan = False  # a plan couples all queries and keys: it must be told which queries are padding
+    has_projections = True
     in_proj_bias = None  # stock encoder layers ask for these two, and then leave the attention to this module
     _qkv_same_embed_dim = False
 
@@ -96,8 +97,9 @@ class MultiheadBase(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights of the projections as :class:`torch.nn.MultiheadAttention` does; biases are zero."""
-        self.out_proj.reset_parameters()
-        self._initialise()
+        if self.has_projections:
+            self.out_proj.reset_parameters()
+            self._initialise()
 
     def _initialise(self) -> None:
         for projection in self._projections():
@@ -105,6 +107,12 @@ class MultiheadBase(nn.Module):
         for projection in (*self._projections(), self.out_proj):
             if projection.bias is not None:
                 nn.init.zeros_(projection.bias)
+
+    def leave_projections(self) -> None:
+        """Have none any more: a module around this one projects, and calls ``attend``."""
+        for name in (*self.projection_names, "out_proj"):
+            delattr(self, name)
+        self.has_projections = False
 
     def forward(
         self,
@@ -249,8 +257,13 @@ class MultiheadBase(nn.Module):
         q, k, v = (torch.unflatten(x, -1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
         return q, k, v
 
-    def _projections(self) -> list[nn.Linear]:
-        return [self.in_proj] if self.packed else [self.q_proj, self.k_proj, self.v_proj]
+    @property
+    def projection_names(self) -> tuple[str, ...]:
+        """The submodules that make queries, keys and values."""
+        return ("in_proj",) if self.packed else ("q_proj", "k_proj", "v_proj")
+
+    def _projections(self) -> list[Any]:
+        return [getattr(self, name) for name in self.projection_names]
 
     def multihead_state_dict(self) -> dict[str, Tensor]:
         """The projections under the names of :class:`torch.nn.MultiheadAttention`, which loads them."""
