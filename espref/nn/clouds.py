@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -161,7 +162,7 @@ def as_tau(tau: float | Tensor, like: Tensor) -> Tensor:
 
 def as_exponent(p: float) -> float:
     """The exponent of the ground cost, >= 1 and finite."""
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 1 <= p < math.inf:
+    if isinstance(p, bool) or not isinstance(p, Real) or not 1 <= p < math.inf:
         raise ValueError(f"p: expected a number >= 1 and finite, got {shown(p)}")
     return float(p)
 
@@ -173,10 +174,12 @@ def as_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def refuse_overflow(value: Tensor) -> None:
-    """ValueError where a cost is too large for its type."""
-    if not value.isfinite().all():
-        raise ValueError(f"x, y: expected points whose cost is finite in {value.dtype}, got an overflow; rescale them")
+def finite(result: Tensor, dtype: torch.dtype) -> Tensor:
+    """The result in the type of the points; ValueError where a cost is too large for it."""
+    result = result.to(dtype)
+    if not result.isfinite().all():
+        raise ValueError(f"x, y: expected points whose cost is finite in {dtype}, got an overflow; rescale them")
+    return result
 
 
 def shown(x: object) -> str:

@@ -24,7 +24,7 @@ from .clouds import (
     as_prior,
     as_tau,
     centred,
-    refuse_overflow,
+    finite,
 )
 from .matching import hard_costs, powers, ranked
 from .softplans import Sorting, soft_plans, soft_ranked, soft_squared_costs
@@ -62,7 +62,7 @@ def est_loss(
     $$c_l = \sum_{ij} |x_i - y_j|^p\, G_{l,ij}, \qquad w_l \propto \pi_l e^{-\beta c_l} ,$$
 
     where $G_l$ is the optimal plan between the projections on $\theta_l$: :func:`espref.est_distance` to the power p.
-    O(L (n + m) (log(n + m) + d)); no plan is formed.
+    It takes O(L (n + m) (log(n + m) + d)) time and O(L (n + m) d) memory; no plan is formed.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def est_loss(
     Returns
     -------
     Tensor, shape (...)
-        One loss per pair of clouds, in units of length^p.
+        One loss per pair of clouds, in units of length^p, of the type of ``x``.
 
     Raises
     ------
@@ -147,8 +147,7 @@ def est_loss(
             source, target, shift = centred(source, target)
         costs = hard_costs(source, target, *ranks, p)  # (B, L)
         loss = (gibbs_weights(costs, number, weights) * costs).sum(-1) + shift.square().sum(-1)  # (B,)
-        refuse_overflow(loss)
-    return loss.to(x.dtype).reshape(lead)
+    return finite(loss, x.dtype).reshape(lead)
 
 
 def soft_est_loss(
@@ -197,7 +196,7 @@ def soft_est_loss(
     Returns
     -------
     Tensor, shape (...)
-        One loss per pair of clouds, in units of length^2.
+        One loss per pair of clouds, in units of length^2, of the type of ``x``.
 
     Raises
     ------
@@ -236,8 +235,7 @@ def soft_est_loss(
         source, target, shift = centred(source, target)
         costs = soft_squared_costs(source, target, shift, *sorts)  # (B, L)
         loss = (gibbs_weights(costs, number, weights) * costs).sum(-1) + shift.square().sum(-1)  # (B,)
-        refuse_overflow(loss)
-    return loss.to(x.dtype).reshape(lead)
+    return finite(loss, x.dtype).reshape(lead)
 
 
 def expected_soft_plan(
@@ -286,7 +284,7 @@ def expected_soft_plan(
     Returns
     -------
     SoftPlan
-        plan (..., n, m) of mass 1, cost (...), weights (..., L), costs (..., L).
+        plan (..., n, m) of mass 1, cost (...), weights (..., L), costs (..., L), of the type of ``x``.
 
     Raises
     ------
@@ -316,14 +314,15 @@ def expected_soft_plan(
         theta, number = as_directions(directions, source.points), as_beta(beta, source.points)
         weights, how = as_prior(prior, theta), _sorting(source.points, tau, sort, power)
         p = as_exponent(p)
-        plans = soft_plans(source, target, theta.to(source.points.dtype), how)  # (B, L, n, m)
+        sorts = [soft_ranked(cloud, theta.to(cloud.points.dtype), how) for cloud in (source, target)]
+        plans = soft_plans(*sorts)  # (B, L, n, m)
         ground = powers(source.points[:, :, None] - target.points[:, None], p)  # (B, n, m)
         costs = (plans * ground[:, None]).sum((-2, -1))  # (B, L)
-        w = gibbs_weights(costs, number, weights)  # (B, L)
+        comparable = soft_squared_costs(*centred(source, target), *sorts) if p == 2 else costs
+        w = gibbs_weights(comparable, number, weights)  # (B, L)
         cost = (w * costs).sum(-1)  # (B,)
-        refuse_overflow(cost)
         plan = (w[:, :, None, None] * plans).sum(1)  # (B, n, m)
-    return SoftPlan(*(part.to(x.dtype).reshape(lead + part.shape[1:]) for part in (plan, cost, w, costs)))
+    return SoftPlan(*(finite(part, x.dtype).reshape(lead + part.shape[1:]) for part in (plan, cost, w, costs)))
 
 
 def gibbs_weights(costs: Tensor, beta: Tensor, prior: Tensor) -> Tensor:

@@ -190,12 +190,11 @@ def soft_squared_costs(x: Cloud, y: Cloud, shift: Tensor, source: SoftRanked, ta
     return costs + 2 * ((means[0] - means[1]) * shift[:, None]).sum(-1)  # the last term vanishes for balanced sorts
 
 
-def soft_plans(x: Cloud, y: Cloud, directions: Tensor, how: Sorting) -> Tensor:
+def soft_plans(source: SoftRanked, target: SoftRanked) -> Tensor:
     """The soft plans P^T A Q of all slices, (B, L, n, m): O(L n m) time for the Laplace kernel."""
-    source, target = soft_ranked(x, directions, how), soft_ranked(y, directions, how)
-    identity = torch.eye(y.points.shape[1], dtype=y.points.dtype, device=y.points.device)
-    image = target.image(identity.expand(len(y.points), -1, -1))  # (B, L, m, m), Q
-    return source.transpose(coupled(monotone_pieces(source.ranks, target.ranks), image, x.points.shape[1]))
+    (batch, _, n), (m, like) = source.left.shape, (target.left.shape[-1], target.left)
+    image = target.image(torch.eye(m, dtype=like.dtype, device=like.device).expand(batch, -1, -1))  # (B, L, m, m), Q
+    return source.transpose(coupled(monotone_pieces(source.ranks, target.ranks), image, n))
 
 
 def weighted_scaling(kernel: SortKernel, used: Tensor, mass: Tensor) -> Tensor:

@@ -290,6 +290,32 @@ def test_a_common_shift_changes_no_weight() -> None:
     assert (far - near - means).abs().max() <= 1e-4 * (near.abs().max() + 1)
 
 
+def test_plans_between_clouds_far_apart() -> None:
+    """The weights of the slices are those of clouds that are near, although all costs are about 1e12."""
+    x, y, directions, a, b = problem(10, 7, weighted=True)
+    near = espref.expected_soft_plan(x, y, directions, 0.2, a, b, beta=2.0, sort="balanced")
+    far = F.expected_soft_plan(*tensors([x + 1e6, y, directions, a, b]), tau=0.2, beta=2.0, sort="balanced")
+    assert np.abs(far.weights.numpy() - near.weights).max() <= 1e-8
+    assert np.abs(far.plan.numpy() - near.plan).max() <= 1e-8
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_defaults_of_torch_do_not_matter(name: str) -> None:
+    """Another default device, another default type, autocast: the same number."""
+    inputs = tensors(problem(6, 8, weighted=True))
+    loss = LOSSES[name](*inputs)
+    with torch.device("meta"):
+        assert LOSSES[name](*inputs) == loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert LOSSES[name](*inputs) == loss
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float16)
+        assert LOSSES[name](*inputs) == loss
+    finally:
+        torch.set_default_dtype(default)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_float32_and_half(name: str) -> None:
     """float32 is near float64, whose order of the scores it shares; half precision keeps its type and is finite."""
@@ -494,6 +520,7 @@ HARD = {
     "another word": ({"ties": "last"}, "ties: expected one of split, first"),
     "learned directions": ({"directions": torch.eye(2, requires_grad=True)}, "directions: expected constants"),
     "an overflow": ({"x": torch.full((4, 3, 2), 1e30)}, "x, y: expected points whose cost is finite"),
+    "an overflow of halves": ({"x": torch.full((4, 3, 2), 300.0).half()}, "whose cost is finite in torch.float16"),
 }
 SOFT = {
     "tau zero": ({"tau": 0.0}, "tau: expected a number > 0"),
