@@ -141,6 +141,19 @@ def released_attention(
     Attention
         output (..., N, Ev) and matrix (..., N, N), whose rows sum to about 1.
 
+    See Also
+    --------
+    esp_attention : As in the paper.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import dense
+    >>> q, k, v = torch.rand(3, 5, 4).unbind()
+    >>> output, matrix = dense.released_attention(q / 2, k / 2, v)
+    >>> round(matrix.sum().item(), 4)
+    5.0
+
     References
     ----------
     shahbazi2025espformer
