@@ -89,8 +89,7 @@ def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argp
     """Claims about any pair of clouds, on the user's clouds; without companions, which need clouds of their own."""
     x, y, a, b = read_clouds(options)
     problems = [
-        _standardised(claims.user_problem(x, y, a, b, max_points=options.max_points, seed=seed))
-        for seed in range(seeds)
+        standardised(claims.user_problem(x, y, a, b, max_points=options.max_points, seed=seed)) for seed in range(seeds)
     ]
     scopes = [scope for scope in ("pair", "square", "plane") if fits(problems[0], scope)]
     applicable = [replace(entry, companions=[]) for entry in entries if entry.on in scopes]
@@ -101,7 +100,7 @@ def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argp
     return Selection(applicable, problems, seeds, note, tuple(path for path in files if path))
 
 
-def _standardised(problem: claims.Problem) -> claims.Problem:
+def standardised(problem: claims.Problem) -> claims.Problem:
     """Both clouds moved and scaled together to an extent between 1/2 and 1, so that nothing depends on their units.
 
     Without rounding, which could tie points that differ: a coordinate is moved only where the result is exact, which it
