@@ -20,9 +20,12 @@ shutil.copytree(ROOT / "tutorials", HERE / "tutorials", ignore=shutil.ignore_pat
 import inventories  # noqa: E402
 
 import espref  # noqa: E402
+from espref import citation  # noqa: E402
+from espref._environment import environment  # noqa: E402
 
+about, built_with = citation.project(), environment()
 project = "espref"
-author = "The espref authors"
+author = ", ".join(about.authors)
 copyright = author
 version = release = espref.__version__
 
@@ -41,6 +44,7 @@ extensions = [
     "sphinxext.opengraph",
     "notfound.extension",
     "api",
+    "descriptions",
     "ledger",
     "notebooks",
     "panels",
@@ -101,13 +105,35 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
+# On every page: what it was built from, and when.
+state = " with uncommitted changes" if built_with["dirty"] else ""
+commit = f"commit {built_with['commit']}{state}" if built_with["commit"] else "commit unknown"
+html_theme_options["extra_footer"] = f"<p>espref {release}, {commit}, built on {built_with['date']}</p>"
 html_show_copyright = False
 html_context = {"default_mode": "auto"}
+if about.published:  # once pyproject.toml has an address, pages link the repository, their own source, and its issues
+    html_theme_options |= {
+        "repository_url": about.repository,
+        "repository_branch": "main",
+        "use_repository_button": True,
+        "use_issues_button": True,
+        "use_edit_page_button": True,
+    }
+    # Tutorials stand beside docs/; the pages of api/ and ledger/ are made from modules.
+    html_context["edit_page_provider_name"] = "the repository"
+    html_context["edit_page_url_template"] = (
+        f"{about.repository}/edit/main/"
+        "{% set page = file_name.split('/') %}"
+        "{% if page[0] in ('api', 'ledger') and page[1] != 'index.md' %}"
+        "espref/{{ 'claims/' if page[0] == 'ledger' }}{{ page[1][:-3].replace('.', '/') }}"
+        "{{ '/__init__' if page[0] == 'api' and page[1][:-3] in ('nn', 'claims') }}.py"
+        "{% else %}{{ '' if page[0] == 'tutorials' else 'docs/' }}{{ file_name }}{% endif %}"
+    )
 html_domain_indices = False
 nitpicky = True
 
 # Where the site will stand, for the links of the page 404.html, which a server shows at any depth, and of social tags.
-html_baseurl = os.environ.get("ESPREF_DOCS_URL", "")
+html_baseurl = os.environ.get("ESPREF_DOCS_URL", "")  # "https://example.org/espref/"
 notfound_urls_prefix = urlsplit(html_baseurl).path or "/"
 ogp_site_url = html_baseurl
 ogp_site_name = "espref"

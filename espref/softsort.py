@@ -305,7 +305,9 @@ def balance(kernel: Array, weights: Array) -> Array:
     r"""The d > 0 with $d_i \sum_j K_{ij} a_j d_j = 1$, (n,), for a symmetric positive definite K and weights a > 0.
 
     Damped iteration $d \leftarrow \sqrt{d / (K a d)}$. At the fixed point its Jacobian in log d is (I - S) / 2 with S
-    symmetric up to a diagonal change of basis and spectrum in [0, 1]: the error at least halves every round.
+    symmetric up to a diagonal change of basis and spectrum in [0, 1]: near the fixed point the error at least halves
+    every round. From far away a round can gain less; that the iteration converges from every start follows from
+    Hilbert's metric, in which it is a contraction.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from espref import _costs as costs
 from espref import _quanta as whole
 from espref import _ties as tied
-from espref import attention, circle, directions, expected, lift, line, planfree, softplan, softsort, solvers
+from espref import attention, circle, directions, expected, lift, line, maps, planfree, softplan, softsort, solvers
 
 
 def break_library(monkeypatch: pytest.MonkeyPatch, original: object, replacement: object) -> None:
@@ -369,6 +369,16 @@ MORE: dict[str, tuple[Callable, Callable, tuple[str, ...]]] = {
         attention.sinkhorn_attention,
         _iterations(lambda n: 250),
         ("attention.three-sinkhorn-iterations-suffice",),
+    ),
+    "later than it is": (
+        maps.displacement_interpolation,
+        lambda plan, x, y, t, interpolate=maps.displacement_interpolation: interpolate(plan, x, y, t**3),
+        ("solvers.interpolation-of-an-optimal-plan-is-a-geodesic",),
+    ),
+    "images of other points": (
+        maps.barycentric_map,
+        lambda plan, y, images=maps.barycentric_map: images(plan, y)[::-1],
+        ("solvers.map-of-an-optimal-plan-is-optimal",),
     ),
     "one direction for all": (
         directions.sample_directions,

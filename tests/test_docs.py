@@ -53,9 +53,8 @@ def test_claims_exist(page: Path) -> None:
 @pages
 def test_citations_exist(page: Path) -> None:
     """Every citation names a key of the bibliography."""
-    named = {
-        key.strip() for keys in re.findall(r"\{cite[:a-z]*\}`([^`]+)`", page.read_text()) for key in keys.split(",")
-    }
+    cited = re.findall(r"\{(?:foot)?cite[:a-z]*\}`([^`]+)`", page.read_text())
+    named = {key.strip() for keys in cited for key in keys.split(",")}
     assert named <= set(bibliography())
 
 
@@ -149,7 +148,8 @@ def test_photographs_are_credited() -> None:
 
 def test_extras_are_described() -> None:
     """The install page says of each extra what it is for."""
-    pytest.importorskip("sphinx")
+    for package in ("sphinx", "torch"):
+        pytest.importorskip(package)
     sys.path.insert(0, str(ROOT / "docs" / "_ext"))
     try:
         tables = importlib.import_module("tables")
@@ -193,3 +193,12 @@ def test_anchors_of_claims_are_unique() -> None:
     anchors = [re.sub(r"[^a-z0-9]+", "-", identifier.lower()) for identifier in LEDGER]
     assert len(set(anchors)) == len(LEDGER)
     assert all(re.fullmatch(r"[a-z]+\.[a-z0-9-]+", identifier) for identifier in LEDGER)
+
+
+@pages
+def test_measured_numbers_are_recorded(page: Path) -> None:
+    """A number that a page takes from a record is in that record."""
+    for text in re.findall(r"\{measured\}`([^`]+)`", page.read_text()):
+        record, name, unit = (part.strip() for part in text.split("|"))
+        rows = committed(record)[record]["rows"]
+        assert any(row["name"] == name and unit in (row["unit"], "number", "detail") for row in rows), text

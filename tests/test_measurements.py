@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import importlib
 import json
 import math
 import re
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -75,13 +77,34 @@ def test_what_is_published_checks_itself(measured: measurements.Run, tmp_path: P
     assert hashlib.sha256((tmp_path / "ledger.json").read_bytes()).hexdigest() == checksum
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"document": "espref ledger", "schema": 2}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"document": "espref ledger", "schema": 2}', "[" * 100_000])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     """The message names the file and what writes such documents."""
     path = tmp_path / "other.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"other\.json: expected a document of espref verify --json"):
         measurements.read(path)
+
+
+def test_damaged_documents_are_refused(measured: measurements.Run, tmp_path: Path) -> None:
+    """Whatever field is missing or of another type, the message names it; what jsonschema refuses is refused here."""
+    document = measurements.to_document(measured)
+    path = tmp_path / "ledger.json"
+    for number in range(4):
+        place = (document, document["environment"], document["problems"][0], document["claims"][0])[number]
+        for name, value in place.items():
+            for damage in ("missing", "another type", "NaN"):
+                broken = copy.deepcopy(document)
+                part = (broken, broken["environment"], broken["problems"][0], broken["claims"][0])[number]
+                if damage == "missing":
+                    del part[name]
+                else:
+                    part[name] = math.nan if damage == "NaN" else {"a": 1} if isinstance(value, list | str) else [value]
+                assert not valid(broken) or damage == "NaN"
+                path.write_text(json.dumps(broken))
+                with pytest.raises(ValueError, match=r"ledger\.json: expected a document") as told:
+                    measurements.read(path)
+                assert damage == "NaN" or name in str(told.value)
 
 
 def test_one_run_for_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,18 +124,12 @@ def test_one_run_for_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert "run_ledger()" in text and "problems(" not in text
 
 
-def identifiers() -> dict[str, str]:
-    """Identifier -> "retired ..." or nothing, from the list that is only added to."""
-    text = files("espref.claims").joinpath("identifiers.txt").read_text(encoding="utf-8")
-    lines = [line.partition(" ") for line in text.splitlines() if not line.startswith("#")]
-    assert len({line[0] for line in lines}) == len(lines)
-    return {name: rest for name, _, rest in lines}
-
-
 def test_identifiers_are_permanent() -> None:
     """Every claim is listed, and every listed claim is in the ledger unless it was retired, with version and reason;
     an identifier that was retired is not given to another claim."""
-    listed = identifiers()
+    listed = measurements.identifiers()
+    text = files("espref.claims").joinpath("identifiers.txt").read_text(encoding="utf-8")
+    assert len(listed) == sum(bool(line) and not line.startswith("#") for line in text.splitlines())  # none twice
     retired = {name for name, rest in listed.items() if rest}
     assert not set(LEDGER) - set(listed), "new claims: add them to espref/claims/identifiers.txt"
     assert set(LEDGER) == set(listed) - retired, "a claim that goes is retired in espref/claims/identifiers.txt"
@@ -190,3 +207,17 @@ def test_cite_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: 
         assert cli.main(words) == 2
         out, err = capsys.readouterr()
         assert out == "" and err.startswith(message) and err.count("\n") == 1
+
+
+def test_numbers_of_boxes_are_permanent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the site a claim is numbered by its place in the list, wherever its box stands on the page; a claim that was
+    retired keeps its number."""
+    for package in ("sphinx", "docutils"):
+        pytest.importorskip(package)
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    pages = importlib.import_module("ledger")
+    listed = {"line.third": "", "lift.first": "", "line.gone": "retired 0.3.0: wrong", "line.first": ""}
+    monkeypatch.setattr(measurements, "identifiers", lambda: listed)
+    numbers = {"theorem": {"box-claim-line-first": (1, 1), "box-claim-line-third": (1, 2), "other": (1, 3)}}
+    pages.keep_numbers(None, SimpleNamespace(toc_fignumbers={"ledger/line": numbers}))
+    assert numbers["theorem"] == {"box-claim-line-first": (1, 3), "box-claim-line-third": (1, 1), "other": (1, 3)}

@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import generated
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -62,7 +63,7 @@ def field_comment(name: str) -> str:
     path, field = name.rsplit(".", 1)
     module, cls = path.rsplit(".", 1)
     source = inspect.getsource(getattr(importlib.import_module(module), cls))
-    comment = re.search(rf"^\s+{field}:[^#\n]*#\s*(.+)$", source, re.M)
+    comment = re.search(rf"^\s+{field}:[^#\n]*#:?\s*(.+)$", source, re.M)
     return comment[1] if comment else ""
 
 
@@ -94,7 +95,8 @@ def names_of(module: str) -> dict[str, Any]:
         for name in getattr(namespace, "__all__", _own(namespace)):
             thing = getattr(namespace, name)
             if inspect.ismodule(thing):  # a public submodule: its own names
-                names |= {f"{module}.{name}.{inner}": getattr(thing, inner) for inner in _own(thing)}
+                inner = {other: getattr(thing, other) for other in getattr(thing, "__all__", _own(thing))}
+                names |= {f"{module}.{name}.{other}": found for other, found in inner.items() if callable(found)}
             elif callable(thing):
                 names[f"{module}.{name}"] = thing
         return names
@@ -118,7 +120,9 @@ def write_pages(app: Sphinx) -> None:
     wanted = {}
     for module in modules():
         chapter = module.removeprefix("espref.")
-        wanted[folder / f"{chapter}.md"] = f"# {title(chapter)} (API)\n\n```{{api-chapter}} {module}\n```\n"
+        names = ", ".join(name.rpartition(".")[2] for name in names_of(module))
+        description = f"{title(chapter)}: arguments, results, formulas and examples of {names} in {module}."
+        wanted[folder / f"{chapter}.md"] = generated.page(f"{title(chapter)} (API)", description, "api-chapter", module)
     for old in set(folder.glob("*.md")) - set(wanted) - {folder / "index.md"}:
         old.unlink()
     for page, text in wanted.items():

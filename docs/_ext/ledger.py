@@ -19,11 +19,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import generated
 import pictures
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
@@ -97,14 +99,15 @@ def run_ledger(app: Sphinx) -> None:
 def write_pages(app: Sphinx) -> None:
     """Write docs/ledger/<chapter>.md for each chapter, and the pictures of the refutations."""
     folder = Path(app.srcdir) / "ledger"
-    wanted = {
-        folder / f"{chapter}.md": f"# {title(chapter)} (claims)\n\n```{{ledger-chapter}} {chapter}\n```\n"
-        for chapter in chapters()
-    }
+    wanted = {}
+    for chapter in chapters():
+        what = f"{title(chapter)}: theorems, refutations and measurements with proof or source, check and residual."
+        wanted[folder / f"{chapter}.md"] = generated.page(f"{title(chapter)} (claims)", what, "ledger-chapter", chapter)
     for old in set(folder.glob("*.md")) - set(wanted) - {folder / "index.md"}:
         old.unlink()
     for page, text in wanted.items():
-        page.write_text(text)
+        if not page.exists() or page.read_text() != text:
+            page.write_text(text)
     pictures.write(folder / "pictures")
     for entry in LEDGER.values():
         if entry.kind == "refutation" and entry.id not in pictures.PICTURES:
@@ -198,6 +201,20 @@ def box(entry: Claim, outcome: Outcome, pages: list[str]) -> str:
 """
 
 
+def keep_numbers(app: Sphinx, env: BuildEnvironment) -> None:
+    """Number the boxes of a chapter by the list of identifiers, to which claims are only ever added.
+
+    So a new claim, wherever it stands on its page, leaves the numbers of the others as they are.
+    """
+    listed = list(measurements.identifiers())
+    for chapter in chapters():
+        names = [name for name in listed if name.startswith(f"{chapter}.")]
+        permanent = {f"box-{anchor(name)}": number for number, name in enumerate(names, 1)}
+        for numbers in env.toc_fignumbers.get(f"ledger/{chapter}", {}).values():
+            for box_id in numbers.keys() & permanent:
+                numbers[box_id] = (*numbers[box_id][:-1], permanent[box_id])
+
+
 class Generated(SphinxDirective):
     """A directive that writes MyST markup and lets Sphinx read it."""
 
@@ -274,4 +291,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("ledger-summary", LedgerSummary)
     app.connect("builder-inited", write_pages, priority=1)
     app.connect("builder-inited", run_ledger)
+    app.connect("env-updated", keep_numbers)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -3,6 +3,8 @@
 * ``{records}``: committed records by name, the files ``docs/records/*.json`` that ``espref bench`` and the tests write.
 * ``{studies}``: the committed records of ``espref train study``, ``docs/records/train-*.json``.
 * ``{deviations}``: ``espref.deviations``, with the name of the test of each row.
+* ``{measured}`RECORD | ROW | UNIT```: one number of a committed record, with its unit; "number" gives the number alone,
+  and "detail" the details.
 * ``{supported}`` and ``{extras}``: supported versions and optional dependencies, from ``pyproject.toml``.
 """
 
@@ -18,15 +20,17 @@ from typing import Any
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 import espref.train.benchmark  # noqa: F401  registers the suite "transformers"
 from espref import benchmarks
 from espref._environment import in_words
-from espref.benchmarks.records import read
+from espref.benchmarks.records import FOLDER, read
 from espref.deviations import DEVIATIONS
 from espref.train.studies import STUDIES
 
+logger = logging.getLogger(__name__)
 #: The suites of ``espref bench``; the records of tests have other names.
 SUITES = (*benchmarks.SPEED, *benchmarks.TRUST, *benchmarks.REGISTERED)
 HEAD = ("measured", "result", "demanded", "met", "details")
@@ -90,7 +94,8 @@ class Table(SphinxDirective):
     def parsed(self, lines: list[str]) -> list[nodes.Node]:
         self.env.note_reread()
         holder = nodes.container()
-        self.state.nested_parse(StringList(lines, source=self.get_source_info()[0]), self.content_offset, holder)
+        text = StringList(lines, source=self.get_source_info()[0])
+        self.state.nested_parse(text, self.content_offset, holder, match_titles=True)
         return holder.children
 
 
@@ -119,7 +124,7 @@ class Studies(Table):
         paths = sorted((Path(self.env.srcdir) / "records").glob("train-*.json"))
         records = {record["study"]: record["runs"] for record in map(read, paths)}
         for study, runs in records.items():
-            lines += [f"**{study}**: {STUDIES[study].__doc__}", ""]
+            lines += [f"### {study}", "", f"{STUDIES[study].__doc__}", ""]
             for title, group in groupby(runs, lambda run: run["group"]):
                 variants = list(group)
                 lines += [*study_table(title, variants), "", *other_results(variants, records)]
@@ -175,8 +180,10 @@ EXTRAS = {
     "verify": "`espref verify` and `espref plan`: POT, figures, colour and progress, real data",
     "torch": "`espref.nn`, attention in PyTorch",
     "train": "`espref train`, the four applications",
+    "tables": "Parquet files",
     "hub": "data sets from Hugging Face",
     "test": "the tests",
+    "models": "tests with models of transformers and peft; `make models` adds timm",
     "mutants": "mutation testing",
     "docs": "this site",
     "dev": "the lock file and the hooks before each commit",
@@ -200,9 +207,8 @@ class Supported(Table):
         names = {"numpy": "NumPy", "scipy": "SciPy", "torch": "PyTorch"}
         parts = [name.split(">=") for name in (*project()["dependencies"], *extras["torch"])]
         needed = [f"{names[name]} {oldest} or newer" for name, oldest in parts]
-        return self.parsed(
-            [f"Python {pythons[0]} to {pythons[-1]}, {', '.join(needed[:-1])} and, where used, {needed[-1]}."]
-        )
+        required, optional = ", ".join(needed[:-1]), needed[-1]
+        return self.parsed([f"espref supports Python {pythons[0]} to {pythons[-1]}, {required}, and {optional}."])
 
 
 class Extras(Table):
@@ -211,13 +217,34 @@ class Extras(Table):
     def run(self) -> list[nodes.Node]:
         lines = ["| extra | for | installs |", "|---|---|---|"]
         for extra, packages in project()["optional-dependencies"].items():
-            names = [re.sub(r"^espref\[(.*)\]$", r"what `\1` does", name) for name in packages]
-            names = [name if name.startswith("what") else f"`{name}`" for name in names]
+            names = [re.sub(r"^espref\[(.*)\]$", r"the extras `\1`", name) for name in packages]
+            names = [name if name.startswith("the") else f"`{name}`" for name in names]
             lines.append(f"| `{extra}` | {EXTRAS[extra]} | {', '.join(names)} |")
         return self.parsed(["```{div} small-table", *lines, "```"])
 
 
+def measured(record: str, name: str, unit: str) -> str:
+    """A number of a committed record in words, or the details of its row."""
+    for row in read(FOLDER / f"{record}.json")["rows"]:
+        if row["name"] == name and unit in (row["unit"], "number", "detail"):
+            value = number(row["measured"])
+            return {"number": value, "detail": str(row["detail"])}.get(unit, f"{value} {unit}")
+    raise ValueError(f"no row {name!r} in {unit!r} in the record {record!r}")
+
+
+class Measured(SphinxRole):
+    """``{measured}`RECORD | ROW | UNIT```; a number that no record holds is a warning, and warnings fail the build."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            return [nodes.Text(measured(*(part.strip() for part in self.text.split("|"))))], []
+        except (ValueError, TypeError, OSError) as error:
+            logger.warning("%s", error, location=self.get_location())
+            return [nodes.literal(self.text, self.text)], []
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_role("measured", Measured())
     app.add_directive("records", Records)
     app.add_directive("studies", Studies)
     app.add_directive("deviations", Deviations)

@@ -163,7 +163,7 @@ class Claim:
 
     @property
     def origin(self) -> str:
-        """Where the claim comes from: a paper, or this project, where nobody has reviewed it."""
+        """Where the claim comes from, a paper or this project, where nobody has reviewed it."""
         papers = ", ".join(self.sources)
         if self.kind == "theorem":
             return papers or "derived here, not peer-reviewed"

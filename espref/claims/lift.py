@@ -150,17 +150,29 @@ def long_direction(problem: Problem) -> float:
     source="",
     statement=r"Translating one cloud, or scaling it by a positive factor, leaves every lifted plan $G_\theta$ "
     r"unchanged.",
-    measured=r"largest change of an entry under $x \mapsto 4 x + 8$, along axes and on coordinates free of "
-    r"rounding",
+    measured=r"largest change of an entry under $x \mapsto 4 x + 8$, along axes and along integer directions, on "
+    r"coordinates free of rounding and on coordinates so coarse that many points are tied",
 )
 def translation_and_scaling(problem: Problem) -> float:
-    """The projections change by an increasing map, and the plan on the line depends on their order alone. Points
-    rounded to multiples of 1/64 and powers of two keep the projections on axes free of rounding."""
-    x, y = np.round(problem.x * 64) / 64, np.round(problem.y * 64) / 64
-    axes = np.eye(problem.dim)[:3]
-    moved = lift.sliced_plans(4 * x + 8, y, axes, problem.a, problem.b)
-    plans = lift.sliced_plans(x, y, axes, problem.a, problem.b)
-    return float(max(abs(plan - other).max() for plan, other in zip(plans, moved, strict=True)))
+    """The projections change by an increasing map, and the plan on the line depends on their order and on ties alone.
+    Rounded points, integer directions and powers of two keep the projections free of rounding."""
+    whole = np.round(3 * problem.directions(3))
+    directions = np.vstack([np.eye(problem.dim)[:3], whole[np.any(whole != 0, axis=1)]])
+    worst, unit = 0.0, float(np.ldexp(1.0, np.frexp(max(abs(problem.x).max(), abs(problem.y).max()))[1]))
+    for parts in (64, 4):
+        x, y = (np.round(cloud / unit * parts) / parts for cloud in (problem.x, problem.y))
+        moved = lift.sliced_plans(4 * x + 8, y, directions, problem.a, problem.b)
+        plans = lift.sliced_plans(x, y, directions, problem.a, problem.b)
+        worst = max([worst] + [float(abs(plan - other).max()) for plan, other in zip(plans, moved, strict=True)])
+    return worst
+
+
+@translation_and_scaling.without("a positive factor: the source reversed", at_least=0.49, on="fixed")
+def reversed_source() -> float:
+    """A negative factor reverses the order of the projections."""
+    x, y = np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]])
+    plans = (lift.sliced_plans(sign * x, y, [[1.0]])[0] for sign in (1, -1))
+    return float(abs(next(plans) - next(plans)).max())
 
 
 @claim(
@@ -169,14 +181,25 @@ def translation_and_scaling(problem: Problem) -> float:
     on="pair",
     tolerance=1e-15,
     source="",
-    statement=r"Opposite directions have the same lifted plan, $G_{-\theta} = G_\theta$. So half a sphere of "
-    r"directions is enough.",
+    statement=r"With ties split, opposite directions have the same lifted plan, $G_{-\theta} = G_\theta$. So half a "
+    r"sphere of directions is enough.",
     measured=r"largest difference of an entry",
+    corrected="0.2.0: an earlier version did not name the rule for ties, and is false for ties kept in input order.",
 )
 def opposite_directions(problem: Problem) -> float:
-    """Matching from right to left gives the same monotone plan as matching from left to right."""
+    """Matching from right to left gives the same monotone plan between distinct values as matching from left to right,
+    and ties are split without regard to order."""
     other = lift.sliced_plans(problem.x, problem.y, -problem.directions(6), problem.a, problem.b)
     return float(max(abs(plan - flipped).max() for plan, flipped in zip(_plans(problem), other, strict=True)))
+
+
+@opposite_directions.without("split ties: ties kept in input order", at_least=0.5, on="fixed")
+def opposite_in_order() -> float:
+    """From (0,0), (0,1) to (1,0), (2,0) along the first axis the sources are tied. The first goes to the nearer
+    target in one direction, and to the farther one in the opposite direction."""
+    x, y, axis = [[0.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [2.0, 0.0]], np.array([[1.0, 0.0]])
+    there, back = (lift.sliced_plans(x, y, sign * axis, ties="first")[0] for sign in (1, -1))
+    return float(abs(there - back).max())
 
 
 @claim(

@@ -54,8 +54,14 @@ def _excess(problem: Problem, h: Callable[[Array], Array]) -> float:
     r"3$, relative to the largest cost of a pair",
 )
 def sorted_is_optimal(problem: Problem) -> float:
-    r"""For $u \le u'$ and $v \le v'$, convexity gives $h(u - v) + h(u' - v') \le h(u - v') + h(u' - v)$: uncrossing two
-    pieces of mass never costs more, and the monotone plan is the one without crossings."""
+    r"""For $u \le u'$ and $v \le v'$, convexity gives $h(u - v) + h(u' - v') \le h(u - v') + h(u' - v)$: uncrossing
+    two pieces of mass never costs more. Why uncrossing ends: among the optimal plans, a compact set, take one for
+    which $\sum_{ij} G_{ij} u_i v_j$ is largest. If two of its entries crossed, with $u < u'$ and $v < v'$,
+    uncrossing them would give an optimal plan for which that sum is larger, by the mass times $(u' - u)(v' - v)$. So
+    this plan has no crossings. As a measure on the plane, a plan without crossings is unique: the mass that it gives
+    to $(-\infty, s] \times (-\infty, t]$ is $\min(F_\mu(s), F_\nu(t))$. (Corrected: an earlier version said neither
+    why uncrossing ends nor in which sense the plan is unique.) An optimal plan need not be unique; see
+    `line.optimal-plans-are-not-unique`."""
     return max(_excess(problem, _power(p)) for p in EXPONENTS)
 
 
@@ -71,6 +77,35 @@ def concave_cost() -> float:
     ground = np.sqrt(np.abs(u[:, None] - v))
     rows, cols = linear_sum_assignment(ground)
     return _cost(line.line_plan(u, v), u, v, _power(0.5)) - float(ground[rows, cols].mean())
+
+
+@claim(
+    "line.optimal-plans-are-not-unique",
+    kind="theorem",
+    on="fixed",
+    tolerance=1e-15,
+    source="",
+    statement=r"For $p = 1$ there can be several optimal plans: from $\{0, 1\}$ to $\{1, 2\}$ with uniform weights "
+    r"every plan is optimal, and costs 1. If $h$ is strictly convex, the monotone plan is, as a measure, the only "
+    r"optimal one.",
+    measured=r"largest deviation from 1 of the cost of the monotone plan, of the decreasing one and of a mixture",
+)
+def not_unique() -> float:
+    r"""All targets lie to the right of all sources: $|u - v| = v - u$, and the cost is the difference of the means.
+    If $h$ is strictly convex, uncrossing two entries with $u < u'$ and $v < v'$ costs strictly less, so that an
+    optimal plan has no crossing, and there is one such measure (`line.sorted-is-optimal`)."""
+    u, v = [[0.0], [1.0]], [[1.0], [2.0]]
+    monotone = line.line_plan([0.0, 1.0], [1.0, 2.0]).toarray()
+    plans = (monotone, monotone[::-1], 0.3 * monotone + 0.7 * monotone[::-1])
+    return max(abs(lift.transport_cost(plan, u, v, p=1) - 1) for plan in plans)
+
+
+@not_unique.without("$p = 1$: for $p = 2$ the decreasing plan costs more", at_least=1.0)
+def unique_for_squares() -> float:
+    """One point moves by 2 and the other not at all: 4 / 2, against 1."""
+    monotone = line.line_plan([0.0, 1.0], [1.0, 2.0]).toarray()
+    u, v = [[0.0], [1.0]], [[1.0], [2.0]]
+    return lift.transport_cost(monotone[::-1], u, v) - lift.transport_cost(monotone, u, v)
 
 
 @claim(

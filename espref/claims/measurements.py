@@ -1,7 +1,8 @@
 """A run of the ledger, and the document that keeps it.
 
-The command line and the site measure by :func:`run_ledger`, on the same problems and with the same seeds, and write the
-same document. Its layout, version 1 (``"schema": 1``), is stated as a JSON Schema in ``ledger.schema.json``:
+The command line and the site measure by :func:`espref.claims.run_ledger`, on the same problems and with the same seeds,
+and write the same document. Its layout, version 1 (``"schema": 1``), is stated as a JSON Schema in
+``ledger.schema.json``:
 
 * ``"document"``: "espref ledger"; ``"environment"``: what ``espref._environment.environment`` returned, with the
   version, the commit and the date; ``"seeds"``, ``"seconds"``, and ``"note"``, which says what was left out;
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
@@ -215,13 +217,53 @@ def read(path: Path) -> tuple[Document, str]:
         When it cannot be read.
     """
     content = path.read_bytes()
+    expected = f"{path}: expected a document of espref verify --json"
     try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a document of espref verify --json, which is JSON ({error})") from error
-    if not isinstance(found, dict) or (found.get("document"), found.get("schema")) != (DOCUMENT, SCHEMA):
-        raise ValueError(f'{path}: expected a document of espref verify --json, with "schema": {SCHEMA}')
+        found = json.loads(content, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{expected}, which is JSON ({error})") from error
+    if fault := _fault(found, schema(), "document"):
+        raise ValueError(f"{expected}, {fault}")
     return found, hashlib.sha256(content).hexdigest()
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+#: Types of JSON in Python. A bool is no number, although Python counts it as one.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+
+
+def _fault(value: Any, rule: dict[str, Any], place: str) -> str | None:
+    """The first thing in a value that the schema does not allow, or None; jsonschema is not installed everywhere."""
+    if "const" in rule and (value != rule["const"] or isinstance(value, bool)):
+        return f"{place}: expected {rule['const']!r}, got {value!r}"
+    if "enum" in rule and value not in rule["enum"]:
+        return f"{place}: expected one of {rule['enum']}, got {value!r}"
+    if names := rule.get("type"):
+        names = [names] if isinstance(names, str) else names
+        allowed = {kind for name in names for kind in _TYPES[name]}
+        if type(value) not in allowed:
+            return f"{place}: expected {' or '.join(names)}, got {type(value).__name__}"
+    faults: list[str | None] = []
+    if isinstance(value, dict):
+        faults += [f"{place}: expected {name!r} in it" for name in rule.get("required", []) if name not in value]
+        known = rule.get("properties", {})
+        faults += [_fault(item, known[name], f"{place}.{name}") for name, item in value.items() if name in known]
+    elif isinstance(value, list):
+        faults += [_fault(item, rule.get("items", {}), f"{place}[{place_in}]") for place_in, item in enumerate(value)]
+    elif isinstance(value, str) and "pattern" in rule and not re.search(rule["pattern"], value):
+        return f"{place}: expected {rule['pattern']}, got {value!r}"
+    return next(filter(None, faults), None)
 
 
 def schema() -> dict[str, Any]:
@@ -229,3 +271,10 @@ def schema() -> dict[str, Any]:
     text = files(__package__).joinpath("ledger.schema.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
+
+
+def identifiers() -> dict[str, str]:
+    """Every identifier that a claim has or ever had -> "retired VERSION: reason", or nothing; in order of entry."""
+    text = files(__package__).joinpath("identifiers.txt").read_text(encoding="utf-8")
+    lines = (line.partition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: rest for name, _, rest in lines}

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import attention, lift
+from .. import attention, expected, lift, softplan
 from .ledger import claim
 
 TORCH: tuple[str, ...] = ("torch",)
@@ -112,13 +112,14 @@ def gradients(rng: np.random.Generator) -> float:
 
 
 def _padded(rng: np.random.Generator, masked: bool) -> float:
-    """Items of different lengths in one batch, against each of them alone; the padding holds large numbers."""
+    """Items of different lengths in one batch, against each of them alone; behind the masks stands NaN."""
     import torch
 
     functions, worst = _functions(), 0.0
     lengths, size = [(9, 12), (12, 5), (1, 1), (14, 14)], (14, 14)
     for sort in SORTS:
-        q, k, v = (torch.tensor(1e2 * rng.normal(size=(4, n, 3))) for n in (*size, size[1]))
+        fill = float("nan") if masked else 1e2
+        q, k, v = (torch.tensor(fill * rng.normal(size=(4, n, 3))) for n in (*size, size[1]))
         pads = [torch.ones(4, n, dtype=torch.bool) for n in size]
         alone = []
         for item, (n, m) in enumerate(lengths):
@@ -157,15 +158,20 @@ def unmasked(rng: np.random.Generator) -> float:
 
 
 def _elements(call: Callable[[], Any]) -> tuple[int, int]:
-    """Elements of the largest tensor that a call makes, and of all its tensors together."""
+    """Elements of the largest tensor that a call makes, and of all its tensors together; operators are looked into."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
+
+    from ..nn.operators import INSIDE
 
     largest, total = 0, 0
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal largest, total
+            if function.name() in INSIDE:
+                with self:
+                    return INSIDE[function.name()](*args)
             result = function(*args, **(kwargs or {}))
             for part in result if isinstance(result, (tuple, list)) else [result]:
                 if isinstance(part, torch.Tensor):
@@ -343,6 +349,262 @@ def sinkhorn_equals(rng: np.random.Generator) -> float:
         result = _functions().sinkhorn_attention(*tokens, n_iter=n_iter, need_weights=True)
         worst = max(worst, _difference(result, plain))
     return worst
+
+
+Clouds = tuple[Any, Any, Any, Any, Any]  # x, y, directions, a, b
+
+
+def _clouds(rng: np.random.Generator, n: int, m: int, weighted: bool, grid: bool = False) -> Clouds:
+    """x, y, directions, a, b: clouds in space, on a grid where ``grid``, six directions, one of them a diagonal."""
+    x, y, directions = rng.normal(size=(n, 3)), 0.5 + rng.normal(size=(m, 3)), rng.normal(size=(6, 3))
+    directions[0] = 1, 1, 0
+    if grid:
+        x, y = np.rint(x), np.rint(y)
+    weights = (rng.dirichlet(np.ones(n)), rng.dirichlet(np.ones(m))) if weighted else (None, None)
+    return x, y, directions, *weights
+
+
+def _tensors(arrays: Any) -> list[Any]:
+    import torch
+
+    return [None if x is None else torch.tensor(x, dtype=torch.float64) for x in arrays]
+
+
+#: Sizes, weights, ties.
+CASES = tuple((*case, grid) for case in (((12, 12), False), ((11, 17), True)) for grid in (False, True))
+
+
+@claim(
+    "nn.est-loss-equals-est-distance",
+    kind="property",
+    on="seed",
+    tolerance=1e-12,
+    needs=TORCH,
+    source="liu2025est, mahey2023swgg",
+    statement=r"In float64 `espref.nn.functional.est_loss` is `espref.est_distance` to the power $p$: $p = 1, 2, 3$, "
+    r"$\beta = 0$, $0.7$ and $\infty$, $n = m$ and $n \ne m$, uniform and other weights, with and without ties.",
+    measured="largest difference, relative to the loss or to 1 where that is larger",
+)
+def loss_equals(rng: np.random.Generator) -> float:
+    """Two implementations of one definition. At infinite inverse temperature it is the cost of the min-sliced plan."""
+    worst = 0.0
+    for ((n, m), weighted, grid), p, beta in itertools.product(CASES, (1, 2, 3), (0.0, 0.7, np.inf)):
+        clouds = _clouds(rng, n, m, weighted, grid)
+        plain = expected.est_distance(*clouds, p=p, beta=beta) ** p
+        worst = max(worst, abs(float(_functions().est_loss(*_tensors(clouds), p=p, beta=beta)) - plain) / max(1, plain))
+    return worst
+
+
+@loss_equals.without("shared ties: equal projections matched in their input order", at_least=0.1)
+def loss_with_first(rng: np.random.Generator) -> float:
+    """All points tie, and input order happens to match like with like."""
+    x, y = (np.sort(rng.normal(size=(12, 2)), axis=0) for _ in range(2))
+    x[:, 0], y[:, 0], axis = 0.0, 0.0, np.eye(2)[:1]
+    loss = _functions().est_loss(*_tensors((x, y, axis)), ties="first")
+    return abs(float(loss) - expected.est_distance(x, y, axis) ** 2)
+
+
+def _apart(rng: np.random.Generator, n: int, m: int) -> Clouds:
+    """Weighted clouds no two points of which are closer than 1e-4 along any of the directions."""
+    while True:
+        clouds = _clouds(rng, n, m, True)
+        if min(np.diff(np.sort(points @ clouds[2].T, axis=0), axis=0).min() for points in clouds[:2]) > 1e-4:
+            return clouds
+
+
+@claim(
+    "nn.est-loss-gradient",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-7,
+    needs=TORCH,
+    source="",
+    statement=r"Let no direction tie two points of $x$ or two points of $y$, and let $x_i \ne y_j$ for all $i, j$. "
+    r"Then $F = \sum_l w_l c_l$ with $w_l \propto e^{-\beta c_l}$ is differentiable in $x$, and "
+    r"$\partial F / \partial x_i = \sum_l w_l (1 - \beta (c_l - F)) "
+    r"\sum_j G_{l,ij}\, p\, |x_i - y_j|^{p-2} (x_i - y_j)$.",
+    measured="largest deviation, relative to the largest entry, of the formula from the gradient of "
+    "`espref.nn.functional.est_loss`, and from difference quotients of the costs in NumPy",
+)
+def loss_gradient(rng: np.random.Generator) -> float:
+    r"""The order of the projections is constant near $x$, and so are the plans: $c_l$ is differentiable, with
+    derivative $\sum_j G_{l,ij}\, p\, |x_i - y_j|^{p-2} (x_i - y_j)$. Further $\partial w_k / \partial c_l =
+    -\beta w_k (\delta_{kl} - w_l)$, so that $\partial F / \partial c_l = w_l - \beta w_l (c_l - F)$. The quotients are
+    central, of step $10^{-5}$, too small to change the order."""
+    import torch
+
+    worst, step = 0.0, 1e-5
+    for p, beta in itertools.product((1, 2, 3), (0.0, 0.4)):
+        x, y, directions = (clouds := _apart(rng, 6, 5))[:3]
+        costs = lift.slice_costs(*clouds, p=p)
+        w = expected.gibbs_weights(costs, beta)
+        difference = x[:, None] - y  # (n, m, d)
+        slopes = p * np.linalg.norm(difference, axis=-1, keepdims=True) ** (p - 2) * difference
+        factors = w * (1 - beta * (costs - w @ costs))
+        plans = [plan.toarray() for plan in lift.sliced_plans(*clouds)]
+        formula = sum(f * (G[..., None] * slopes).sum(1) for f, G in zip(factors, plans, strict=True))
+        inputs = _tensors(clouds)
+        inputs[0].requires_grad_()
+        loss = _functions().est_loss(*inputs, p=p, beta=beta)
+        deviation = _largest(torch.autograd.grad(loss, inputs[0])[0].numpy() - formula)
+        line = rng.normal(size=x.shape)
+        line /= np.abs(line).max() * np.abs(directions).sum(axis=1).max()
+        ends = [expected.est_distance(x + sign * step * line, *clouds[1:], p=p, beta=beta) ** p for sign in (1, -1)]
+        deviation = max(deviation, abs((ends[0] - ends[1]) / (2 * step) - (formula * line).sum()))
+        worst = max(worst, deviation / _largest(formula))
+    return worst
+
+
+@loss_gradient.without("distinct projections: two points that are tied along all directions", at_least=1.0)
+def loss_jumps(rng: np.random.Generator) -> float:
+    """The difference quotient of the first axis, in the direction in which two points swap their places: a jump."""
+    x, y = rng.normal(size=(2, 3)), rng.normal(size=(2, 3))
+    x[:, 0], y[0, 0] = 0.0, y[1, 0] + 1.0
+    step, line = 1e-5, np.array([[1.0, 0, 0], [-1.0, 0, 0]])
+    ends = [expected.est_distance(x + sign * step * line, y, np.eye(3)[:1]) ** 2 for sign in (1, -1)]
+    jump = (x[0] - x[1]) @ (y[0] - y[1])  # by which the matchings differ in cost
+    return float(abs(ends[0] - ends[1]) / (2 * step * abs(jump)))
+
+
+@claim(
+    "nn.soft-loss-equals-the-soft-plan",
+    kind="property",
+    on="seed",
+    tolerance=1e-11,
+    needs=TORCH,
+    source="liu2025est, shahbazi2025espformer",
+    statement=r"In float64 `espref.nn.functional.expected_soft_plan` returns what `espref.expected_soft_plan` does, "
+    r"and `espref.nn.functional.soft_est_loss`, which forms no plan, its cost for $p = 2$: both sorts, both kernels, "
+    r"$n = m$ with uniform weights, and $n \ne m$ with others and ties.",
+    measured="largest difference of an entry, a weight or a cost, relative to the largest cost, or to 1 where that is "
+    "larger",
+)
+def soft_loss_equals(rng: np.random.Generator) -> float:
+    """With the soft sorts applied to points instead of written out; the squared cost needs no plan."""
+    worst = 0.0
+    for ((n, m), weighted, grid), sort, power in itertools.product(CASES[::3], SORTS[:2], (1, 2)):
+        x, y, directions, a, b = clouds = _clouds(rng, n, m, weighted, grid)
+        settings: dict[str, Any] = {"sort": sort, "power": power, "beta": 0.6}
+        plain = softplan.expected_soft_plan(x, y, directions, 0.2, a, b, **settings)
+        inputs = _tensors(clouds)
+        result = _functions().expected_soft_plan(*inputs, tau=0.2, **settings)
+        loss = _functions().soft_est_loss(*inputs, tau=0.2, **settings)
+        pairs = [*zip(result, plain, strict=True), (loss, plain.cost)]
+        largest = max(_largest(np.asarray(ours) - theirs) for ours, theirs in pairs)
+        worst = max(worst, largest / max(1.0, plain.costs.max()))
+    return worst
+
+
+@claim(
+    "nn.slicers-get-the-gradient",
+    kind="property",
+    on="seed",
+    tolerance=1e-6,
+    needs=TORCH,
+    source="",
+    statement=r"The gradient of `soft_est_loss` in the slicers is the derivative of the cost of "
+    r"`espref.expected_soft_plan`.",
+    measured="largest deviation from a difference quotient along a random line, relative to gradient times line",
+)
+def slicer_gradient(rng: np.random.Generator) -> float:
+    """Central differences of step 1e-5, whose own error is of order 1e-10."""
+    import torch
+
+    worst, step = 0.0, 1e-5
+    for sort, power in itertools.product(SORTS[:2], (1, 2)):
+        x, y, directions, a, b = clouds = _apart(rng, 7, 9)
+        inputs, line = _tensors(clouds), rng.normal(size=directions.shape)
+        inputs[2].requires_grad_()
+        settings: dict[str, Any] = {"sort": sort, "power": power, "beta": 0.6}
+        loss = _functions().soft_est_loss(*inputs, tau=0.5, **settings)
+        gradient = torch.autograd.grad(loss, inputs[2])[0].numpy()
+        ends = [
+            softplan.expected_soft_plan(x, y, directions + sign * step * line, 0.5, a, b, **settings).cost
+            for sign in (1, -1)
+        ]
+        quotient = (ends[0] - ends[1]) / (2 * step)
+        scale = max(abs(quotient), float(np.linalg.norm(gradient) * np.linalg.norm(line)))
+        worst = max(worst, abs(float((gradient * line).sum()) - quotient) / scale)
+    return worst
+
+
+@claim(
+    "nn.losses-see-no-padding",
+    kind="property",
+    on="seed",
+    tolerance=1e-11,
+    needs=TORCH,
+    source="",
+    statement=r"Losses and gradients of clouds in a padded batch are those of each cloud alone, and gradients are zero "
+    r"at the padding, even where points and weights of the padding are NaN.",
+    measured="largest difference of a loss or a gradient, relative to the largest loss or gradient",
+)
+def losses_padding(rng: np.random.Generator) -> float:
+    """Padding is set to zero before anything else, stands behind the other points in rank, and carries no mass."""
+    import torch
+
+    functions, worst = _functions(), 0.0
+    losses = (functions.est_loss, lambda *clouds, **masks: functions.soft_est_loss(*clouds, tau=0.2, **masks))
+    for loss, weighted in itertools.product(losses, (False, True)):
+        sizes = ((5, 9), (9, 3), (1, 1))
+        alone = [_tensors(_clouds(rng, n, m, weighted)) for n, m in sizes]
+        batch = [torch.full(shape, torch.nan).double() for shape in ((3, 9, 3), (3, 9, 3), (3, 9), (3, 9))]
+        for k, (n, m) in enumerate(sizes):
+            for part, size, own in zip(batch, (n, m, n, m), (0, 1, 3, 4), strict=True):
+                if alone[k][own] is not None:
+                    part[k, :size] = alone[k][own]
+        x, y, *weights = (part.requires_grad_() for part in batch)
+        pads = [torch.arange(9) >= torch.tensor(side)[:, None] for side in zip(*sizes, strict=True)]
+        masses: list[Any] = weights if weighted else [None, None]
+        values = loss(x, y, alone[0][2], *masses, x_padding_mask=pads[0], y_padding_mask=pads[1])
+        gradients = torch.autograd.grad(values.sum(), (x, y))
+        for k, counts in enumerate(sizes):
+            inputs = [alone[k][0].requires_grad_(), alone[k][1].requires_grad_(), alone[0][2], *alone[k][3:]]
+            value = loss(*inputs)
+            single = torch.autograd.grad(value, inputs[:2])
+            change = abs(float((values[k] - value).detach()))
+            worst = max(worst, change / max(1.0, float(value.detach())))
+            for count, plain, gradient in zip(counts, single, gradients, strict=True):
+                change = _largest(gradient[k, :count] - plain) / max(1.0, _largest(plain))
+                worst = max(worst, change, float(gradient[k, count:].abs().sum()))
+    return worst
+
+
+def _loss_and_backward(n: int, compute: Callable[..., Any]) -> Callable[[], None]:
+    inputs = _tensors(_clouds(np.random.default_rng(n), n, n + 1, True))
+    inputs[0].requires_grad_()
+    return lambda: compute(inputs[0], inputs[1], inputs[2][:2], *inputs[3:]).backward()
+
+
+@claim(
+    "nn.losses-build-no-plan",
+    kind="property",
+    on="fixed",
+    tolerance=0.05,
+    needs=TORCH,
+    source="",
+    statement=r"Forward and backward of `est_loss` and of `soft_est_loss` (Laplace kernel, both sorts) form no "
+    r"$n \times m$ matrix.",
+    measured="elements of the largest tensor for weighted clouds of n = 1024 and m = 1025 points and two directions, "
+    "as a fraction of n m",
+)
+def losses_no_plan() -> float:
+    """Every tensor that PyTorch makes is counted; the largest hold d numbers for each of the n + m pieces of a plan."""
+    functions = _functions()
+    losses = (
+        functions.est_loss,
+        lambda *clouds: functions.est_loss(*clouds, p=1),
+        lambda *clouds: functions.soft_est_loss(*clouds, tau=0.1),
+        lambda *clouds: functions.soft_est_loss(*clouds, tau=0.1, sort="balanced"),
+    )
+    return max(_elements(_loss_and_backward(1024, loss))[0] for loss in losses) / 1024**2
+
+
+@losses_no_plan.without("the loss alone: the soft plan itself", at_least=1.0)
+def losses_plan() -> float:
+    """expected_soft_plan returns an n x m matrix, and makes one for each slice."""
+    call = _loss_and_backward(256, lambda *clouds: _functions().expected_soft_plan(*clouds, tau=0.1).cost)
+    return _elements(call)[0] / 256**2
 
 
 @claim(

@@ -86,28 +86,28 @@ def balanced_plan(problem: Problem) -> float:
     return float(worst)
 
 
-@balanced_plan.without("balance: SoftSort at $\\tau = 0.1$", at_least=0.01)
-def soft_defect(problem: Problem) -> float:
-    """The marginals follow the local density of the scores."""
-    plan = _plan(problem, 0.1, 2, "soft")
-    rows = abs(plan.sum(axis=1) - problem.a).max() / problem.a.max()
-    return float(max(rows, abs(plan.sum(axis=0) - problem.b).max() / problem.b.max()))
+@balanced_plan.without("balance: SoftSort of a crowd and one score at a distance", at_least=0.47, on="fixed")
+def soft_defect() -> float:
+    """The marginals follow the local density of the scores: the example of `softplan.soft-plans-are-plans`."""
+    return soft_not_plan.check()
 
 
 @claim(
     "softplan.soft-plans-are-plans",
     kind="refutation",
-    on="seed",
-    tolerance=0.15,
+    on="fixed",
+    tolerance=0.47,
     source="shahbazi2025espformer",
-    statement=r"“The plan $\frac1n P^\top Q$ of SoftSort has uniform marginals.” With the Laplace kernel at "
-    r"$\tau = 0.1$ it does not, for 64 Gaussian scores on each side.",
-    measured=r"largest relative deviation of a row or column sum",
+    statement=r"“The plan $\frac1n P^\top Q$ of SoftSort has uniform marginals.” Let 63 of 64 scores on each side be "
+    r"equal, and the last one lie where the kernel is $\frac12$: its row has 0.527 times the mass that it should.",
+    measured=r"smallest relative deviation of a row or column sum, over both kernels",
+    corrected="0.2.0: an earlier version promised a deviation of 0.15 for 64 Gaussian scores, which some seeds miss.",
 )
-def soft_not_plan(rng: np.random.Generator) -> float:
-    """Its marginals are column sums of SoftSort over n; see `softsort.is-doubly-stochastic`."""
-    u, v = rng.normal(size=(2, 64))
-    return lift.marginal_defect(sp.soft_line_plan(u, v, 0.1))
+def soft_not_plan() -> float:
+    """Its marginals are column sums of SoftSort over n; for this pair see `softsort.is-doubly-stochastic`."""
+    scores = np.append(np.zeros(63), 1.0)
+    plans = (sp.soft_line_plan(scores, scores, 1 / np.log(2), power=power) for power in (1, 2))
+    return min(lift.marginal_defect(plan) for plan in plans)
 
 
 @claim(
@@ -181,24 +181,26 @@ def cost_identity(problem: Problem) -> float:
     on="pair",
     tolerance=1e-12,
     source="",
-    statement=r"The soft plan of a cloud with itself, with uniform weights, is symmetric and positive "
-    r"semidefinite.",
+    statement=r"The soft plan of a weighted cloud with itself is symmetric and positive semidefinite, whatever its "
+    r"weights.",
     measured=r"largest asymmetry, or most negative eigenvalue, relative to the largest eigenvalue",
+    corrected="0.2.0: an earlier version asked for uniform weights.",
 )
 def same_cloud(problem: Problem) -> float:
-    r"""$\frac1n P^\top P$ is a Gram matrix."""
+    r"""The monotone plan between the sorted weights and themselves is $\mathrm{diag}(a_{()})$, and $P^\top
+    \mathrm{diag}(a_{()})\, P$ is a Gram matrix."""
     u, worst = scores(problem)[0], 0.0
     for power, sort in KINDS:
-        plan = sp.soft_line_plan(u / _spread(u), u / _spread(u), 0.1, power=power, sort=sort)
+        plan = sp.soft_line_plan(u / _spread(u), u / _spread(u), 0.1, problem.a, problem.a, power=power, sort=sort)
         values = np.linalg.eigvalsh((plan + plan.T) / 2)
         worst = max(worst, float(abs(plan - plan.T).max() / values[-1]), float(-values[0] / values[-1]))
     return worst
 
 
-@same_cloud.without("the same cloud on both sides", at_least=1e-3, on="square")
-def two_clouds(problem: Problem) -> float:
-    """Between two clouds the plan is not symmetric."""
-    plan = _plan(problem, 0.1, 1, "soft")
+@same_cloud.without("the same cloud on both sides: the scores 0, 1, 2 against 1, 2, 0", at_least=0.9, on="fixed")
+def two_clouds() -> float:
+    """At this temperature the plan is nearly a cyclic permutation, which is not symmetric."""
+    plan = sp.soft_line_plan([0.0, 1.0, 2.0], [1.0, 2.0, 0.0], 0.1)
     return float(abs(plan - plan.T).max() / plan.max())
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .. import expected, lift, solvers
+from .. import expected, lift, maps, solvers
+from .._checks import Array
 from .ledger import claim
 from .problems import Problem, positive
 
@@ -169,3 +170,68 @@ def sparser(problem: Problem) -> float:
     pairs = np.count_nonzero(problem.a) * np.count_nonzero(problem.b)
     allowed = 4 * (len(problem.x) + len(problem.y) - 1)
     return float(max(sliced.plan.nnz / allowed, pairs / np.count_nonzero(entropic.plan)))
+
+
+@claim(
+    "solvers.interpolation-of-an-optimal-plan-is-a-geodesic",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-9,
+    needs=("ot",),
+    source="mccann1997convexity",
+    statement=r"Let $G$ be optimal for squared costs, and let $\mu_t$ have mass $G_{ij}$ at $(1 - t)\, x_i + t\, y_j$. "
+    r"Then $W_2(\mu_s, \mu_t) = |s - t|\, W_2(\mu_0, \mu_1)$ for $0 \le s, t \le 1$.",
+    measured=r"difference from $1/4$ of the quotient of the squared distances, for $s = 1/4$ and $t = 3/4$",
+)
+def interpolation_is_a_geodesic(problem: Problem) -> float:
+    r"""The plan that moves each piece along has the cost $(s - t)^2 W_2^2$, so no distance is larger; and by the
+    triangle inequality along $0, s, t, 1$ none is smaller."""
+    plan, cost = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b)
+    return _off_geodesic(plan, problem.x, problem.y, positive(cost, "the cost of the optimal plan"))
+
+
+def _off_geodesic(plan: Array, x: Array, y: Array, cost: float) -> float:
+    before, after = (maps.displacement_interpolation(plan, x, y, t) for t in (0.25, 0.75))
+    least = solvers.exact_plan(before.points, after.points, before.weights, after.weights).cost
+    return abs(least / cost - 0.25)
+
+
+@interpolation_is_a_geodesic.without("optimality: a plan whose paths cross", at_least=0.2, on="fixed")
+def crossing_paths() -> float:
+    """0 goes to 1, and 1 to 0, at the cost 1. At the times 1/4 and 3/4 the clouds are equal."""
+    ends = np.array([[0.0], [1.0]])
+    return _off_geodesic(np.array([[0.0, 0.5], [0.5, 0.0]]), ends, ends, 1.0)
+
+
+@claim(
+    "solvers.map-of-an-optimal-plan-is-optimal",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-9,
+    needs=("ot",),
+    source="ambrosio2008gradient",
+    statement=r"Let $G$ be optimal for squared costs, and $T(x_i) = \frac{1}{a_i} \sum_j G_{ij}\, y_j$. Then the plan "
+    r"that sends each $x_i$ to $T(x_i)$ is optimal between $\mu$ and its image under $T$.",
+    measured=r"cost of this plan above the optimum, relative to the cost of $G$",
+)
+def map_is_optimal(problem: Problem) -> float:
+    r"""An optimal plan lies in the subdifferential of a convex function $\varphi$: $y_j \in \partial \varphi(x_i)$
+    where $G_{ij} > 0$. These sets are convex, so $T(x_i)$ lies in $\partial \varphi(x_i)$ too, and a plan within a
+    subdifferential is optimal. Points without weight have no image and are left out."""
+    heavy = problem.a > 0
+    x, a = problem.x[heavy], problem.a[heavy]
+    plan, cost = solvers.exact_plan(x, problem.y, a, problem.b)
+    return _above_optimum(plan, x, problem.y, a, positive(cost, "the cost of the optimal plan"))
+
+
+def _above_optimum(plan: Array, x: Array, y: Array, a: Array, scale: float) -> float:
+    images = maps.barycentric_map(plan, y)
+    moved = lift.transport_cost(np.diag(a), x, images)
+    return (moved - solvers.exact_plan(x, images, a, a).cost) / scale
+
+
+@map_is_optimal.without("optimality: a plan whose paths cross", at_least=0.5, on="fixed")
+def crossing_map() -> float:
+    """Its map exchanges 0 and 1, at the cost 1, where nothing needs to be moved."""
+    ends = np.array([[0.0], [1.0]])
+    return _above_optimum(np.array([[0.0, 0.5], [0.5, 0.0]]), ends, ends, np.full(2, 0.5), 1.0)

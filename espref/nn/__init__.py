@@ -14,17 +14,21 @@ except ImportError as error:
 from . import blocks, dense, functional, transformer
 from .attention import DifferentialAttention, SinkhornAttention, SoftmaxAttention
 from .esp import EspAttention
-from .exchange import register_with_transformers, swap_attention
+from .exchange import SwapReport, swap_attention, swap_report
+from .huggingface import register_with_transformers, set_encoder_attention
 
 __all__ = [
     "DifferentialAttention",
     "EspAttention",
     "SinkhornAttention",
     "SoftmaxAttention",
+    "SwapReport",
     "blocks",
     "dense",
     "functional",
     "register_with_transformers",
+    "set_encoder_attention",
     "swap_attention",
+    "swap_report",
     "transformer",
 ]

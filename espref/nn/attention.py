@@ -6,7 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from .functional import AttentionOutput, differential_attention, sinkhorn_attention, softmax_attention
-from .multihead import Masks, PairwiseAttention, PlanAttention
+from .masks import Masks
+from .multihead import MultiheadBase
+from .plan import PlanAttention, with_dropped_keys
+
+
+class PairwiseAttention(MultiheadBase):
+    """Attention in which a mask may exclude single pairs of query and key, causal masks included."""
+
+    def allowed_pairs(self, q: Tensor, k: Tensor, masks: Masks) -> tuple[Tensor | None, Tensor | None]:
+        """Which queries may attend to which keys, and what is added to the scores; None: all, nothing."""
+        return masks.pairs(q.shape[-2], k.shape[-2], q.device)
 
 
 class SoftmaxAttention(PairwiseAttention):
@@ -18,13 +28,27 @@ class SoftmaxAttention(PairwiseAttention):
     ----------
     embed_dim, num_heads : int
         Width of the tokens, a multiple of the number of heads.
-    bias, batch_first, device, dtype
-        As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default.
+    dropout, bias, kdim, vdim, batch_first, self_attention, device, dtype : optional
+        As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default. ``self_attention``: whether
+        queries and keys are always the same tokens, so that ``key_padding_mask`` holds for both.
 
     Raises
     ------
     ValueError
         When embed_dim is not a positive multiple of num_heads.
+
+    See Also
+    --------
+    EspAttention, espref.nn.functional.softmax_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import SoftmaxAttention
+    >>> x = torch.randn(2, 5, 8)
+    >>> output, weights = SoftmaxAttention(8, 2)(x, x, x)
+    >>> output.shape, weights.shape
+    (torch.Size([2, 5, 8]), torch.Size([2, 5, 5]))
 
     References
     ----------
@@ -32,7 +56,9 @@ class SoftmaxAttention(PairwiseAttention):
     """
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks, need_weights: bool) -> AttentionOutput:
-        return softmax_attention(q, k, v, allowed=self.allowed_pairs(q, k, masks), need_weights=need_weights)
+        allowed, bias = self.allowed_pairs(q, k, masks)
+        dropout = self.dropout if self.training else 0.0
+        return softmax_attention(q, k, v, allowed=allowed, bias=bias, dropout=dropout, need_weights=need_weights)
 
 
 class DifferentialAttention(PairwiseAttention):
@@ -48,13 +74,27 @@ class DifferentialAttention(PairwiseAttention):
         Width of the tokens, a multiple of the number of heads, with embed_dim / num_heads even.
     lambda_init : float
         $\lambda_0$ in [0, 1).
-    bias, batch_first, device, dtype
-        As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default.
+    dropout, bias, kdim, vdim, batch_first, self_attention, device, dtype : optional
+        As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default. ``self_attention``: whether
+        queries and keys are always the same tokens, so that ``key_padding_mask`` holds for both.
 
     Raises
     ------
     ValueError
         For settings outside these ranges.
+
+    See Also
+    --------
+    SoftmaxAttention, espref.nn.functional.differential_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import DifferentialAttention
+    >>> x = torch.randn(2, 5, 8)
+    >>> output, weights = DifferentialAttention(8, 2)(x, x, x)
+    >>> output.shape, weights.shape
+    (torch.Size([2, 5, 8]), torch.Size([2, 5, 5]))
 
     References
     ----------
@@ -67,26 +107,57 @@ class DifferentialAttention(PairwiseAttention):
         num_heads: int,
         *,
         lambda_init: float = 0.2,
+        dropout: float = 0.0,
         bias: bool = True,
+        kdim: int | None = None,
+        vdim: int | None = None,
         batch_first: bool = True,
+        self_attention: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(embed_dim, num_heads, bias=bias, batch_first=batch_first, device=device, dtype=dtype)
+        super().__init__(
+            embed_dim,
+            num_heads,
+            dropout=dropout,
+            bias=bias,
+            kdim=kdim,
+            vdim=vdim,
+            batch_first=batch_first,
+            self_attention=self_attention,
+            device=device,
+            dtype=dtype,
+        )
         head_dim = embed_dim // num_heads
         if head_dim % 2:
             raise ValueError(f"embed_dim: expected an even number of coordinates per head, got {head_dim}")
         if not 0 <= lambda_init < 1:
             raise ValueError(f"lambda_init: expected a number in [0, 1), got {lambda_init!r}")
         self.lambda_init = lambda_init
-        self.vectors = nn.Parameter(0.1 * torch.randn(2, 2, head_dim // 2, device=device, dtype=dtype))
+        self.vectors = nn.Parameter(torch.empty(2, 2, head_dim // 2, device=device, dtype=dtype))
         self.norm = nn.RMSNorm(head_dim, device=device, dtype=dtype)
+        nn.init.normal_(self.vectors, std=0.1)
+
+    def reset_parameters(self) -> None:
+        """Draw the vectors anew, and the projections."""
+        super().reset_parameters()
+        nn.init.normal_(self.vectors, std=0.1)
+        self.norm.reset_parameters()
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks, need_weights: bool) -> AttentionOutput:
-        allowed = self.allowed_pairs(q, k, masks)
+        allowed, bias = self.allowed_pairs(q, k, masks)
         first, second = self.vectors.prod(dim=1).sum(-1).exp()
         mix = first - second + self.lambda_init
-        output, matrix = differential_attention(q, k, v, mix=mix, allowed=allowed, need_weights=need_weights)
+        output, matrix = differential_attention(
+            q,
+            k,
+            v,
+            mix=mix,
+            allowed=allowed,
+            bias=bias,
+            dropout=self.dropout if self.training else 0.0,
+            need_weights=need_weights,
+        )
         output = self.norm(output.to(self.norm.weight.dtype))  # under autocast heads are narrower than its weights
         return AttentionOutput(output * (1 - self.lambda_init), matrix)
 
@@ -100,14 +171,28 @@ class SinkhornAttention(PlanAttention):
         Width of the tokens, a multiple of the number of heads.
     n_iter : int
         Number of iterations, >= 1, each of one row and one column normalisation.
-    bias, batch_first, device, dtype
-        As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default.
+    dropout, bias, kdim, vdim, batch_first, self_attention, device, dtype : optional
+        As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default. ``self_attention``: whether
+        queries and keys are always the same tokens, so that ``key_padding_mask`` holds for both.
 
     Raises
     ------
     ValueError
         For settings outside these ranges; for causal masks and general attention masks, because a doubly stochastic
         triangular matrix is the identity.
+
+    See Also
+    --------
+    EspAttention, espref.nn.functional.sinkhorn_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import SinkhornAttention
+    >>> x = torch.randn(2, 5, 8)
+    >>> output, weights = SinkhornAttention(8, 2)(x, x, x)
+    >>> output.shape, weights.shape
+    (torch.Size([2, 5, 8]), torch.Size([2, 5, 5]))
 
     References
     ----------
@@ -120,27 +205,44 @@ class SinkhornAttention(PlanAttention):
         num_heads: int,
         *,
         n_iter: int = 5,
+        dropout: float = 0.0,
         bias: bool = True,
+        kdim: int | None = None,
+        vdim: int | None = None,
         batch_first: bool = True,
+        self_attention: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(embed_dim, num_heads, bias=bias, batch_first=batch_first, device=device, dtype=dtype)
+        super().__init__(
+            embed_dim,
+            num_heads,
+            dropout=dropout,
+            bias=bias,
+            kdim=kdim,
+            vdim=vdim,
+            batch_first=batch_first,
+            self_attention=self_attention,
+            device=device,
+            dtype=dtype,
+        )
         if not isinstance(n_iter, int) or n_iter < 1:
             raise ValueError(f"n_iter: expected a positive whole number, got {n_iter!r}")
         self.n_iter = n_iter
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, masks: Masks, need_weights: bool) -> AttentionOutput:
         key_padding_mask, query_padding_mask = self.padding_for_heads(masks)
-        return sinkhorn_attention(
+        kept = self.dropped_keys(v)
+        result = sinkhorn_attention(
             q,
             k,
-            v,
+            v if kept is None else v * kept,
             n_iter=self.n_iter,
             key_padding_mask=key_padding_mask,
             query_padding_mask=query_padding_mask,
             need_weights=need_weights,
         )
+        return with_dropped_keys(result, kept)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, n_iter={self.n_iter}"

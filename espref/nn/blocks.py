@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from .attention import DifferentialAttention, SinkhornAttention, SoftmaxAttention
@@ -32,10 +33,25 @@ def make_attention(attention: AttentionChoice, dim: int, heads: int) -> nn.Modul
     dim, heads : int
         Width of the tokens and number of heads.
 
+    Returns
+    -------
+    nn.Module
+        Called like :class:`torch.nn.MultiheadAttention`.
+
     Raises
     ------
     ValueError
         For a name that is not in ``ATTENTION``.
+
+    See Also
+    --------
+    espref.nn.swap_attention
+
+    Examples
+    --------
+    >>> from espref.nn.blocks import make_attention
+    >>> make_attention("esp-balanced", 8, 2).sort
+    'balanced'
     """
     if callable(attention):
         return attention(dim, heads)
@@ -45,7 +61,7 @@ def make_attention(attention: AttentionChoice, dim: int, heads: int) -> nn.Modul
 
 
 class EncoderBlock(nn.Module):
-    """x + attention(norm x), then x + mlp(norm x).
+    """Encoder block with the norms first: x + attention(norm x), then x + mlp(norm x).
 
     Parameters
     ----------
@@ -57,6 +73,17 @@ class EncoderBlock(nn.Module):
         Width of the hidden layer of the mlp; 4 dim by default.
     dropout : float
         Probability with which what attention and mlp add is dropped.
+
+    See Also
+    --------
+    Encoder, DecoderBlock
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.blocks import EncoderBlock
+    >>> EncoderBlock(8, 2)(torch.randn(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
     """
 
     def __init__(
@@ -94,6 +121,18 @@ class DecoderBlock(nn.Module):
         Width of the hidden layer of the mlp; 4 dim by default.
     dropout : float
         Probability with which what attention and mlp add is dropped.
+
+    See Also
+    --------
+    EncoderBlock
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.blocks import DecoderBlock
+    >>> block = DecoderBlock(8, 2, "softmax")
+    >>> block(torch.randn(3, 5, 8), torch.randn(3, 7, 8), None, None).shape
+    torch.Size([3, 5, 8])
     """
 
     def __init__(
@@ -108,7 +147,7 @@ class DecoderBlock(nn.Module):
     def forward(self, x: Tensor, memory: Tensor, padding: Tensor | None, memory_padding: Tensor | None) -> Tensor:
         """Target tokens (B, M, dim) and the encoded source ``memory`` (B, N, dim) to (B, M, dim)."""
         y = self.self_norm(x)
-        x = x + self.dropout(self.self_attention(y, y, y, padding, need_weights=False, is_causal=True)[0])
+        x = x + self.dropout(_attend(self.self_attention, y, y, padding, padding, is_causal=True))
         x = x + self.dropout(_attend(self.cross_attention, self.cross_norm(x), memory, padding, memory_padding))
         update: Tensor = self.mlp(x)
         return x + update
@@ -127,6 +166,18 @@ class Encoder(nn.Module):
         Width of the hidden layers; 4 dim by default.
     dropout : float
         Probability of dropout in the blocks.
+
+    See Also
+    --------
+    EncoderBlock
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.blocks import Encoder
+    >>> encoder = Encoder(8, 2, 2, "esp", None, 0.0)
+    >>> encoder(torch.randn(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
     """
 
     def __init__(
@@ -145,10 +196,19 @@ class Encoder(nn.Module):
 
 
 def _attend(
-    module: nn.Module, x: Tensor, memory: Tensor, query_padding: Tensor | None, key_padding: Tensor | None
+    module: nn.Module,
+    x: Tensor,
+    memory: Tensor,
+    query_padding: Tensor | None,
+    key_padding: Tensor | None,
+    is_causal: bool = False,
 ) -> Tensor:
     output: Tensor
-    output, _ = module(x, memory, memory, key_padding, need_weights=False, query_padding_mask=query_padding)
+    if key_padding is not None and query_padding is None:  # no query is padding, and that is said
+        query_padding = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+    output, _ = module(
+        x, memory, memory, key_padding, need_weights=False, is_causal=is_causal, query_padding_mask=query_padding
+    )
     return output
 
 

@@ -17,7 +17,21 @@ ROUNDS = 60
 
 
 class Attention(NamedTuple):
-    """What attention returns."""
+    """What attention returns.
+
+    See Also
+    --------
+    esp_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import esp_attention
+    >>> q = torch.randn(5, 3)
+    >>> output, matrix = esp_attention(q, q, q, tau=0.1, beta=1.0)
+    >>> output.shape, matrix.shape
+    (torch.Size([5, 3]), torch.Size([5, 5]))
+    """
 
     output: Tensor  # (..., N, Ev)  matrix @ v
     matrix: Tensor  # (..., N, M)
@@ -42,8 +56,8 @@ def esp_attention(
     ----------
     q, k, v : (..., N, E), (..., M, E), (..., M, Ev)
         Queries, keys, values, of the same type.
-    tau, beta : float or tensor without dimensions
-        Temperature of the soft sort, > 0, and inverse temperature over slices, >= 0.
+    tau, beta : float or tensor (...,)
+        Temperature of the soft sort, > 0, and inverse temperature over slices, >= 0; one for each item, or for all.
     directions : (L, E), optional
         Slicers; the axes by default.
     sort : "soft" | "balanced" | "hard"
@@ -58,9 +72,22 @@ def esp_attention(
     Attention
         output (..., N, Ev) and matrix (..., N, M).
 
+    See Also
+    --------
+    espref.nn.functional.esp_attention, espref.esp_attention
+
     Notes
     -----
     Arguments are not checked: this is a text to read and to test against.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import esp_attention
+    >>> q, v = torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [5.0]])
+    >>> esp_attention(q, q, v, tau=0.1, beta=1.0, sort="hard").output
+    tensor([[3.],
+            [5.]])
 
     References
     ----------
@@ -71,6 +98,8 @@ def esp_attention(
     theta = q.new_ones(q.shape[-1]).diag()  # (L, E), the axes
     if directions is not None:
         theta = directions
+    tau = torch.as_tensor(tau, dtype=q.dtype)[..., None, None, None]  # (..., 1, 1, 1)
+    beta = torch.as_tensor(beta, dtype=q.dtype)[..., None]  # (..., 1)
     # 1. Slice: the scores of all tokens along all directions.
     s = (q[..., None, :, :] * theta[:, None]).sum(-1)  # (..., L, N)
     t = (k[..., None, :, :] * theta[:, None]).sum(-1)  # (..., L, M)
@@ -102,6 +131,37 @@ def soft_permutation(
 
     Scores s (..., N) and valid (..., N) bool to (..., N, N). Padding stands behind the valid tokens, and the identity
     sorts it.
+
+    Parameters
+    ----------
+    s : (..., N)
+        Scores.
+    tau : float or tensor
+        Temperature of the soft sort, > 0.
+    valid : (..., N) bool
+        True for tokens that are not padding.
+    sort : "soft" | "balanced" | "hard"
+        As in :func:`esp_attention`.
+    power : 1 or 2
+        Exponent of the sort kernel.
+
+    Returns
+    -------
+    (..., N, N) tensor
+        Rows are ranks, columns are tokens.
+
+    See Also
+    --------
+    espref.soft_permutation
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import soft_permutation
+    >>> s = torch.tensor([3.0, 1.0])
+    >>> soft_permutation(s, 0.1, torch.ones(2, dtype=torch.bool), sort="hard")
+    tensor([[0., 1.],
+            [1., 0.]])
     """
     last = s.masked_fill(~valid, torch.inf)  # (..., N)
     order = last.argsort(dim=-1, stable=True)  # (..., N)
@@ -126,6 +186,27 @@ def balanced_scaling(K: Tensor) -> Tensor:
     """The d > 0 with d * (K d) = 1, (..., N), for symmetric K (..., N, N).
 
     Autograd differentiates the rounds as they are; their derivative converges as they do.
+
+    Parameters
+    ----------
+    K : (..., N, N)
+        Symmetric, with positive diagonal and nonnegative entries.
+
+    Returns
+    -------
+    (..., N) tensor
+        The scaling d.
+
+    See Also
+    --------
+    soft_permutation
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import balanced_scaling
+    >>> balanced_scaling(torch.diag(torch.tensor([4.0, 1.0])))
+    tensor([0.5000, 1.0000])
     """
     d = K.sum(-1).rsqrt()  # (..., N)
     for _ in range(ROUNDS):
@@ -138,6 +219,27 @@ def rank_plan(source: Tensor, target: Tensor) -> Tensor:
 
     Rank i covers ((i - 1) / n, i / n] and rank j covers ((j - 1) / m, j / m]; A_ij is the length of their overlap.
     ``source`` (..., N) and ``target`` (..., M) bool are True for valid tokens.
+
+    Parameters
+    ----------
+    source, target : (..., N) and (..., M) bool
+        True for valid tokens.
+
+    Returns
+    -------
+    (..., N, M) tensor
+        Float64, mass 1.
+
+    See Also
+    --------
+    espref.rank_plan
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import rank_plan
+    >>> rank_plan(torch.tensor([True]), torch.tensor([True, True, False]))
+    tensor([[0.5000, 0.5000, 0.0000]], dtype=torch.float64)
     """
     n = source.sum(-1)[..., None, None]  # (..., 1, 1)
     m = target.sum(-1)[..., None, None]  # (..., 1, 1)
@@ -152,7 +254,31 @@ def rank_plan(source: Tensor, target: Tensor) -> Tensor:
 
 
 def valid_tokens(x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """The tokens of x (..., N, E) that are not padding, (..., N)."""
+    """The tokens of x (..., N, E) that are not padding, (..., N).
+
+    Parameters
+    ----------
+    x : (..., N, E)
+        Tokens.
+    padding_mask : (..., N) bool or None
+        True = ignore.
+
+    Returns
+    -------
+    (..., N) tensor
+        True for the tokens that count.
+
+    See Also
+    --------
+    esp_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import valid_tokens
+    >>> valid_tokens(torch.zeros(2, 1), torch.tensor([False, True]))
+    tensor([ True, False])
+    """
     if padding_mask is None:
         return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
     return ~padding_mask.expand(x.shape[:-1])
@@ -172,6 +298,18 @@ class DenseEsp(nn.Module):
         scaled by head_dim^(-1/2).
     sort : "soft" | "balanced" | "hard"
         As in :func:`esp_attention`.
+
+    See Also
+    --------
+    espref.nn.EspAttention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import DenseEsp
+    >>> output, matrices = DenseEsp(8, 2)(torch.randn(3, 5, 8))
+    >>> output.shape, matrices.shape
+    (torch.Size([3, 5, 8]), torch.Size([3, 2, 5, 5]))
     """
 
     def __init__(
@@ -187,9 +325,9 @@ class DenseEsp(nn.Module):
         self.num_heads, self.sort = num_heads, sort
         self.in_proj = nn.Linear(embed_dim, 3 * embed_dim)
         self.out_proj = nn.Linear(embed_dim, embed_dim)
-        log_tau, log_beta = torch.tensor([[tau], [beta]]).log()
-        self.log_tau = nn.Parameter(log_tau, requires_grad=False)
-        self.log_beta = nn.Parameter(log_beta)
+        log_tau, log_beta = torch.tensor([[tau], [beta]]).log().expand(2, num_heads)
+        self.log_tau = nn.Parameter(log_tau.clone(), requires_grad=False)  # (H,)
+        self.log_beta = nn.Parameter(log_beta.clone())  # (H,)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, E) to tokens (B, N, E) and matrices (B, H, N, N); ``padding_mask`` (B, N), True = ignore."""
@@ -203,8 +341,8 @@ class DenseEsp(nn.Module):
             q * scale,
             k * scale,
             v,
-            tau=self.log_tau.exp()[0],
-            beta=self.log_beta.exp()[0],
+            tau=self.log_tau.exp(),
+            beta=self.log_beta.exp(),
             sort=self.sort,
             query_padding_mask=padding_mask,
             key_padding_mask=padding_mask,

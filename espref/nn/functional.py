@@ -1,25 +1,51 @@
-r"""Attention as pure functions of tensors, in the notation of the NumPy chapter :mod:`espref.attention`.
+r"""Attention and losses as pure functions of tensors, in the notation of the NumPy chapters.
 
 :mod:`espref.nn.dense` reads as the definition of :func:`esp_attention` does; this one computes the same in linear time.
+The losses are written in ``espref/nn/losses.py``.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import operators
 from ._checks import as_temperature, as_valid, check_options, check_tokens
-from .losses import est_loss, expected_soft_plan, soft_est_loss  # noqa: F401
+from .losses import SoftPlan, est_loss, expected_soft_plan, soft_est_loss
 from .ranks import valid_count
-from .sorting import Options
-from .streaming import streamed
+
+__all__ = [
+    "AttentionOutput",
+    "SoftPlan",
+    "differential_attention",
+    "esp_attention",
+    "est_loss",
+    "expected_soft_plan",
+    "sinkhorn_attention",
+    "soft_est_loss",
+    "softmax_attention",
+]
 
 
 class AttentionOutput(NamedTuple):
-    """What every function here returns."""
+    """What every function here returns.
+
+    See Also
+    --------
+    esp_attention, softmax_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import softmax_attention
+    >>> q = torch.randn(5, 4)
+    >>> softmax_attention(q, q, q).matrix is None
+    True
+    """
 
     output: Tensor  # (..., N, Ev) matrix @ value
     matrix: Tensor | None  # (..., N, M), only with need_weights
@@ -80,10 +106,23 @@ def esp_attention(
     NotImplementedError
         For second derivatives.
 
+    See Also
+    --------
+    espref.nn.EspAttention, espref.nn.dense.esp_attention, espref.esp_attention
+
     Notes
     -----
     The gradient is exact, but cannot be differentiated again. The transforms of :mod:`torch.func` apply; ``vmap`` calls
     the function once for each item, so leading dimensions are the faster way to batch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import esp_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = esp_attention(q, k, v, tau=0.1, beta=1.0, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
 
     References
     ----------
@@ -91,32 +130,44 @@ def esp_attention(
     """
     lead = check_tokens(query, key, value)
     check_options(query, directions, sort, power)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         q, k, v = _flattened(query, key, value)
-        temperatures = as_temperature(tau, "tau", q), as_temperature(beta, "beta", q)
-        theta = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device) if directions is None else directions.to(q)
-        query_valid = as_valid(query_padding_mask, lead, q, "query_padding_mask")
-        key_valid = as_valid(key_padding_mask, lead, k, "key_padding_mask")
-        options = Options(sort, power, query_valid, key_valid)
+        slicers = None if directions is None else directions.to(q)
+        temperatures = [as_temperature(x, name, lead, q) for name, x in (("tau", tau), ("beta", beta))]
+        valid = [
+            as_valid(query_padding_mask, lead, q, "query_padding_mask"),
+            as_valid(key_padding_mask, lead, k, "key_padding_mask"),
+        ]
 
-        def attend(values: Tensor, one_slice_at_a_time: bool) -> Tensor:
-            result = streamed(q, k, values, theta, *temperatures, options, one_slice_at_a_time)
-            if sort != "hard" or not straight_through or not torch.is_grad_enabled():
-                return result
-            soft = streamed(q, k, values, theta, *temperatures, options._replace(sort="soft"), one_slice_at_a_time)
-            return result.detach() + (soft - soft.detach())  # the second term is zero, with the gradient of soft
+        def attend(values: Tensor, sort: str) -> Tensor:
+            return operators.apply(q, k, values, slicers, *temperatures, *valid, sort, power)
 
-        output, matrix = attend(v, one_slice_at_a_time=False), None
+        def result(values: Tensor) -> Tensor:
+            attended = attend(values, sort)
+            if sort == "hard" and straight_through and torch.is_grad_enabled():
+                soft = attend(values, "soft")
+                attended = attended.detach() + (soft - soft.detach())  # zero, with the gradient of soft
+            return _restored(attended, lead, value.dtype)
+
+        output, matrix = result(v), None
         if need_weights:
-            identity = torch.eye(k.shape[1], dtype=q.dtype, device=q.device).expand(len(q), -1, -1)
-            matrix = _restored(attend(identity, one_slice_at_a_time=True), lead, value.dtype)
-    return AttentionOutput(_restored(output, lead, value.dtype), matrix)
+            matrix = result(torch.eye(k.shape[1], dtype=q.dtype, device=q.device).expand(len(q), -1, -1))
+    return AttentionOutput(output, matrix)
 
 
 def softmax_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, allowed: Tensor | None = None, need_weights: bool = False
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    allowed: Tensor | None = None,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+    need_weights: bool = False,
 ) -> AttentionOutput:
     r"""Scaled dot-product attention on PyTorch's fused kernels; see :func:`espref.softmax_attention`.
+
+    Keys that no query may attend to, and queries that may attend to none, may hold anything, even NaN.
 
     Parameters
     ----------
@@ -124,8 +175,12 @@ def softmax_attention(
         Floating point tensors.
     allowed : (..., N, M) bool, optional
         True where a query may attend to a key. A query without any such key gives zeros.
+    bias : (..., N, M), optional
+        Added to the scaled products of queries and keys; -inf where a query must not attend to a key.
+    dropout : float
+        Probability with which an entry of the matrix is zero; the others are multiplied by 1 / (1 - dropout).
     need_weights : bool
-        Also compute the attention matrix, which the fused kernels do not return.
+        Also return the attention matrix, from which the output is then computed, and not by the fused kernels.
 
     Returns
     -------
@@ -137,22 +192,45 @@ def softmax_attention(
     ValueError
         For malformed tensors.
 
+    See Also
+    --------
+    espref.nn.SoftmaxAttention, espref.softmax_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import softmax_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = softmax_attention(q, k, v, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
+
     References
     ----------
     vaswani2017attention
     """
     check_tokens(query, key, value)
-    if allowed is None:
-        has_key = torch.ones((), dtype=torch.bool, device=query.device)
+    has_key, mask = None, bias
+    if bias is not None:
+        finite = bias > -torch.inf
+        allowed = finite if allowed is None else allowed & finite
+    if allowed is not None:
+        has_key, unused = allowed.any(-1, keepdim=True), ~allowed.any(-2)[..., None]  # (..., N, 1), (..., M, 1)
+        query, key, value = query.masked_fill(~has_key, 0), key.masked_fill(unused, 0), value.masked_fill(unused, 0)
+        mask = allowed | ~has_key  # a softmax over no keys would be 0 / 0
+        if bias is not None:
+            mask = bias.masked_fill(~has_key, 0).masked_fill(~mask, -torch.inf).to(query.dtype)
+    matrix = None
+    if not need_weights:
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     else:
-        has_key = allowed.any(-1, keepdim=True)  # (..., N, 1)
-        allowed = allowed | ~has_key  # a softmax over no keys would be 0 / 0
-    output, matrix = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed) * has_key, None
-    if need_weights:
-        logits = query @ key.mT * query.shape[-1] ** -0.5  # (..., N, M)
-        logits = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
-        matrix = torch.softmax(logits, dim=-1) * has_key
-    return AttentionOutput(output, matrix)
+        logits = (query * query.shape[-1] ** -0.5) @ key.mT  # (..., N, M); scaled first, so that float16 is wide enough
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf) if bias is None else logits + mask
+        matrix = F.dropout(torch.softmax(logits, dim=-1), dropout)
+        matrix = matrix if has_key is None else matrix.masked_fill(~has_key, 0)
+        output = matrix @ value
+    return AttentionOutput(output if has_key is None else output.masked_fill(~has_key, 0), matrix)
 
 
 def differential_attention(
@@ -162,6 +240,8 @@ def differential_attention(
     *,
     mix: Tensor,
     allowed: Tensor | None = None,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
     need_weights: bool = False,
 ) -> AttentionOutput:
     r"""One softmax attention minus ``mix`` times another, each computed from half of the coordinates.
@@ -174,10 +254,10 @@ def differential_attention(
         Floating point tensors, E even.
     mix : tensor without dimensions
         Factor of the second attention.
-    allowed : (..., N, M) bool, optional
-        True where a query may attend to a key. A query without any such key gives zeros.
+    allowed, bias, dropout : optional
+        As in :func:`softmax_attention`, for both.
     need_weights : bool
-        Also compute the attention matrix.
+        Also return the attention matrix.
 
     Returns
     -------
@@ -189,6 +269,19 @@ def differential_attention(
     ValueError
         For malformed tensors.
 
+    See Also
+    --------
+    espref.nn.DifferentialAttention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import differential_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = differential_attention(q, k, v, mix=torch.tensor(0.5), need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
+
     References
     ----------
     ye2025differential
@@ -196,9 +289,10 @@ def differential_attention(
     check_tokens(query, key, value)
     if query.shape[-1] % 2:
         raise ValueError(f"query: expected an even number of coordinates, got {query.shape[-1]}")
-    (q1, q2), (k1, k2) = query.chunk(2, dim=-1), key.chunk(2, dim=-1)
-    first = softmax_attention(q1, k1, value, allowed=allowed, need_weights=need_weights)
-    second = softmax_attention(q2, k2, value, allowed=allowed, need_weights=need_weights)
+    first, second = (
+        softmax_attention(q, k, value, allowed=allowed, bias=bias, dropout=dropout, need_weights=need_weights)
+        for q, k in zip(query.chunk(2, dim=-1), key.chunk(2, dim=-1), strict=True)
+    )
     matrix = None
     if first.matrix is not None and second.matrix is not None:
         matrix = first.matrix - mix * second.matrix
@@ -241,6 +335,19 @@ def sinkhorn_attention(
     ValueError
         For malformed arguments.
 
+    See Also
+    --------
+    espref.nn.SinkhornAttention, espref.sinkhorn_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import sinkhorn_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = sinkhorn_attention(q, k, v, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
+
     References
     ----------
     sander2022sinkformers
@@ -248,11 +355,13 @@ def sinkhorn_attention(
     lead = check_tokens(query, key, value)
     if not isinstance(n_iter, int) or isinstance(n_iter, bool) or n_iter < 1:
         raise ValueError(f"n_iter: expected a positive whole number, got {n_iter!r}")
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         q, k, v = _flattened(query, key, value)
         query_valid = as_valid(query_padding_mask, lead, q, "query_padding_mask")
         key_valid = as_valid(key_padding_mask, lead, k, "key_padding_mask")
-        logits = q @ k.mT * q.shape[-1] ** -0.5  # (B, N, M)
+        q = q if query_valid is None else q.masked_fill(~query_valid[..., None], 0.0)
+        k, v = (x if key_valid is None else x.masked_fill(~key_valid[..., None], 0.0) for x in (k, v))
+        logits = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, N, M)
         padding = _padding_pairs(query_valid, key_valid, logits)
         column_sum = (valid_count(q, query_valid) / valid_count(k, key_valid)).log()[..., None]  # (B, 1, 1)
 
@@ -264,8 +373,16 @@ def sinkhorn_attention(
             logits = normalised(logits, dim=-1)
             logits = normalised(logits, dim=-2) + column_sum
         matrix = logits.exp() if padding is None else logits.masked_fill(padding, -torch.inf).exp()
-        output = _restored(matrix @ v, lead, value.dtype)
+        output = matrix @ v
+        output = output if query_valid is None else output.masked_fill(~query_valid[..., None], 0.0)
+        output = _restored(output, lead, value.dtype)
     return AttentionOutput(output, _restored(matrix, lead, value.dtype) if need_weights else None)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """What is done within is done in the types that are given."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _flattened(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

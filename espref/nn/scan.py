@@ -3,13 +3,12 @@
 Sorted points are cut into chunks. K x at a chunk is a small dense product within the chunk, plus what is carried in
 from the chunks before and behind it. The carries are one-sided sums of the same kind over the ends of the chunks, and
 are computed by the same function, one level up. Every exponent is <= 0, so nothing overflows at any tau. A kernel is
-built once and applied to many x; its gradient with respect to the scores needs the same sums, and is written out.
+built once and applied to many x; its gradient with respect to the scores is made of the same sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,25 +22,43 @@ ONE_CHUNK = 2 * CHUNK
 class Kernel(NamedTuple):
     """K_ij = exp(-|s_i - s_j| / tau) for ascending s in k chunks of c points."""
 
-    inside: Tensor  # (B, k, c, c)  within the chunks
-    into: Tensor  # (B, k, c, 2)  decay from the last point of the chunk before, and from the first of the one behind
-    ends: Tensor  # (2, B, k)  last points; first points, negated and read backwards: where carries are summed
-    tau: Tensor | None
+    inside: Tensor  # (B, G, k, c, c)  within the chunks
+    into: Tensor  # (B, G, k, c, 2)  decay from the last point of the chunk before, and from the first of the one behind
+    ends: Tensor  # (B, G, 2, k)  last points; first points, negated and read backwards: where carries are summed
+    tau: Tensor | None  # (B,)  None: the limit tau -> 0, the indicator of equal scores
+
+    def product(self, x: Tensor) -> Image:
+        """K x for x (B, G, n, d): O(n d) time and memory."""
+        inside = self.inside @ _split(x)  # (B, G, k, c, d)
+        carries = _carries(self, inside[..., -1, :], inside[..., 0, :])
+        if carries is not None:
+            inside.flatten(0, -3).baddbmm_(self.into.flatten(0, -3), carries.flatten(0, -3))
+        return Image(x, inside.flatten(-3, -2)[..., : x.shape[-2], :], carries)
+
+
+class Image(NamedTuple):
+    """K x, and what its gradient needs."""
+
+    x: Tensor  # (B, G, n, d)
+    value: Tensor  # (B, G, n, d)  K x
+    carries: Tensor | None  # (B, G, k, 2, d)  what comes into each chunk; None for a single chunk and dense kernels
 
 
 def decay(distance: Tensor, tau: Tensor | None) -> Tensor:
-    """exp(-distance / tau), a new tensor; without tau (the hard limit) the indicator of equal scores.
+    """exp(-distance / tau), a new tensor (B, ...); without tau (the hard limit) the indicator of equal scores.
 
     What is far below rounding is set to zero, because denormal numbers would slow down everything that follows.
     """
     if tau is None:
         return (distance <= 0).to(distance.dtype)
     least = torch.finfo(distance.dtype).tiny ** 0.75
-    return torch.nn.functional.threshold(distance.div(-tau).exp_(), least, 0.0, inplace=True)
+    rate = -tau.view(-1, *(1,) * (distance.ndim - 1))
+    decayed: Tensor = torch.nn.functional.threshold(distance.div(rate).exp_(), least, 0.0, inplace=True)
+    return decayed
 
 
 def lower_product(s: Tensor, x: Tensor, tau: Tensor | None) -> Tensor:
-    """y_i = sum_{j <= i} exp(-(s_i - s_j) / tau) x_j for ascending s (..., n) and x (..., n, d)."""
+    """y_i = sum_{j <= i} exp(-(s_i - s_j) / tau) x_j for ascending s (B, ..., n), x (B, ..., n, d) and tau (B,)."""
     n = s.shape[-1]
     if n <= ONE_CHUNK:
         return decay((s[..., :, None] - s[..., None, :]).clamp_(min=0), tau).tril_() @ x
@@ -54,108 +71,66 @@ def lower_product(s: Tensor, x: Tensor, tau: Tensor | None) -> Tensor:
 
 
 def laplace_kernel(s: Tensor, tau: Tensor | None) -> Kernel:
-    """The kernel of ascending s (B, n), as a constant."""
-    s, tau = s.detach(), None if tau is None else tau.detach()
-    points = _chunks(s, -1, s[..., -1:]) if s.shape[-1] > ONE_CHUNK else s[..., None, :]  # (B, k, c)
+    """The kernel of ascending s (B, G, n) for tau (B,)."""
+    points = _chunks(s, -1, s[..., -1:]) if s.shape[-1] > ONE_CHUNK else s[..., None, :]  # (B, G, k, c)
     inside = decay((points[..., :, None] - points[..., None, :]).abs_(), tau)
     into = s.new_zeros(*points.shape, 2)
     into[..., 1:, :, 0] = decay(points[..., 1:, :] - points[..., :-1, -1:], tau)
     into[..., :-1, :, 1] = decay(points[..., 1:, :1] - points[..., :-1, :], tau)
-    return Kernel(inside, into, torch.stack([points[..., -1], -points[..., 0].flip(-1)]), tau)
+    return Kernel(inside, into, torch.stack([points[..., -1], -points[..., 0].flip(-1)], dim=-2), tau)
 
 
-def gauss_kernel(s: Tensor, tau: Tensor) -> Tensor:
-    """K_ij = exp(-(s_i - s_j)^2 / tau) of s (..., n): dense, O(n^2) time and memory."""
-    rate = torch.exp(-tau.log() / 2)  # the derivative of a power would overflow at tiny tau
-    return torch.exp(-((s[..., :, None] - s[..., None, :]) * rate).square())
+def score_gradient(kernel: Kernel, s: Tensor, g: Image, x: Image) -> Tensor:
+    """The gradient to s (B, G, n) of sum_i <g_i, (K x)_i>, from K g and K x.
 
-
-def apply_kernel(kernel: Kernel, s: Tensor, tau: Tensor | None, x: Tensor) -> Tensor:
-    """K x for the kernel built from s (B, n), and x (B, n, d); differentiable in s, tau and x."""
-    apply: Callable[..., Tensor] = _Apply.apply
-    return apply(s, tau, x, *kernel)
-
-
-class _Apply(torch.autograd.Function):
-    """K x with gradients to s, tau and x.
-
-    With F = sum_ij g_i . x_j K_ij and M_ij = sign(s_i - s_j) K_ij g_i . x_j, dF/ds_i = sum_j (M_ji - M_ij) / tau, and
-    tau dF/dtau = -sum_i s_i dF/ds_i, because K depends on s / tau. Tied pairs contribute nothing: the derivative is the
-    symmetric one.
+    With M_ij = sign(s_i - s_j) K_ij <g_i, x_j>, it is sum_j (M_ji - M_ij) / tau at s_i. Tied pairs contribute nothing:
+    the derivative is the symmetric one. The gradient to tau is -sum_i s_i / tau times it, because K depends on s / tau.
     """
-
-    @staticmethod
-    def forward(ctx: Any, s: Tensor, tau: Tensor | None, x: Tensor, *kernel: Any) -> Tensor:
-        y, carries = _product(Kernel(*kernel), x)
-        ctx.save_for_backward(s, x, carries, *kernel)
-        return y
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        s, x, carries, *tensors = ctx.saved_tensors
-        kernel = Kernel(*tensors)
-        x_gradient, g_carries = _product(kernel, g) if ctx.needs_input_grad[2] else (None, _carries_of(kernel, g))
-        if kernel.tau is None or not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
-            return None, None, x_gradient, *(None,) * len(tensors)
-        ties = laplace_kernel(s, None) if (s[..., 1:] == s[..., :-1]).any() else None
-        if ties is None:
-            slope = _slope(kernel, (g, g_carries), (x, carries))
-        else:
-            strict = kernel._replace(inside=kernel.inside - ties.inside)
-            slope = _slope(strict, (g, g_carries), (x, carries))
-            across = ties._replace(inside=torch.zeros_like(ties.inside))
-            slope -= _slope(across, (g, _carries_of(ties, g)), (x, _carries_of(ties, x)))
-        slope = slope[..., : s.shape[-1]] / kernel.tau
-        centred = s - s.mean(dim=-1, keepdim=True)
-        return slope, -(centred * slope).sum() / kernel.tau, x_gradient, *(None,) * len(tensors)
+    assert kernel.tau is not None
+    if may_be_tied(s):
+        ties = laplace_kernel(s, None)
+        strict = kernel._replace(inside=kernel.inside - ties.inside)
+        across = ties._replace(inside=torch.zeros_like(ties.inside))
+        slope = _slope(strict, g, x) - _slope(across, ties.product(g.x), ties.product(x.x))
+    else:
+        slope = _slope(kernel, g, x)
+    return slope[..., : s.shape[-1]] / kernel.tau[:, None, None]
 
 
-def _product(kernel: Kernel, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """K x for x (B, n, d), and the carries (B, k, 2, d) that come into each chunk: O(n d) time and memory."""
-    inside = kernel.inside @ _split(x)  # (B, k, c, d)
-    carries = _carries(kernel, inside[..., -1, :], inside[..., 0, :])
-    if carries is not None:
-        inside.flatten(0, -3).baddbmm_(kernel.into.flatten(0, -3), carries.flatten(0, -3))
-    return inside.flatten(-3, -2)[..., : x.shape[-2], :], carries
+def may_be_tied(ordered: Tensor) -> bool:
+    """Whether two of the ascending scores (..., n) are equal. Asked only where the answer needs no wait."""
+    return ordered.device.type != "cpu" or bool((ordered[..., 1:] == ordered[..., :-1]).any())
 
 
 def _carries(kernel: Kernel, last: Tensor, first: Tensor) -> Tensor | None:
-    """What comes into each chunk from before and from behind, (B, k, 2, d); None for a single chunk.
+    """What comes into each chunk from before and from behind, (B, G, k, 2, d); None for a single chunk.
 
-    ``last`` and ``first`` (B, k, d) are the products within the chunks, at their last and first points.
+    ``last`` and ``first`` (B, G, k, d) are the products within the chunks, at their last and first points.
     """
     if last.shape[-2] == 1:
         return None
-    before, behind = lower_product(kernel.ends, torch.stack([last, first.flip(-2)]), kernel.tau)
+    sums = lower_product(kernel.ends, torch.stack([last, first.flip(-2)], dim=-3), kernel.tau)  # (B, G, 2, k, d)
     carries = last.new_zeros(*last.shape[:-1], 2, last.shape[-1])
-    carries[..., 1:, 0, :] = before[..., :-1, :]
-    carries[..., :-1, 1, :] = behind.flip(-2)[..., 1:, :]
+    carries[..., 1:, 0, :] = sums[..., 0, :-1, :]
+    carries[..., :-1, 1, :] = sums[..., 1, :, :].flip(-2)[..., 1:, :]
     return carries
 
 
-def _carries_of(kernel: Kernel, x: Tensor) -> Tensor | None:
-    """The carries of K x, for x (B, n, d), without K x itself."""
-    ends = kernel.inside[..., [-1, 0], :] @ _split(x)  # (B, k, 2, d)
-    return _carries(kernel, ends[..., 0, :], ends[..., 1, :])
-
-
-def _slope(kernel: Kernel, left: tuple[Tensor, Tensor | None], right: tuple[Tensor, Tensor | None]) -> Tensor:
-    """sum_j M_ji - sum_j M_ij with signs by rank, (B, k c), from both factors (B, n, d) and their carries."""
-    (g, g_carries), (x, x_carries) = left, right
-    g, x = _split(g), _split(x)
-    pairs = (g @ x.mT).mul_(kernel.inside)  # (B, k, c, c)
-    sign = torch.ones_like(kernel.inside[:1, :1]).tril(-1)
+def _slope(kernel: Kernel, g: Image, x: Image) -> Tensor:
+    """sum_j M_ji - sum_j M_ij with signs by rank, (B, G, k c)."""
+    left, right = _split(g.x), _split(x.x)
+    pairs = (left @ right.mT).mul_(kernel.inside)  # (B, G, k, c, c)
+    sign = pairs.new_ones(pairs.shape[-2:]).tril_(-1)
     pairs *= sign - sign.mT
-    slope = pairs.sum(-2) - pairs.sum(-1)  # (B, k, c)
-    if g_carries is not None and x_carries is not None:
-        carried = (g @ x_carries.mT).add_(x @ g_carries.mT).mul_(kernel.into)  # (B, k, c, 2)
+    slope = pairs.sum(-2) - pairs.sum(-1)  # (B, G, k, c)
+    if g.carries is not None and x.carries is not None:
+        carried = (left @ x.carries.mT).add_(right @ g.carries.mT).mul_(kernel.into)  # (B, G, k, c, 2)
         slope += carried[..., 1] - carried[..., 0]
     return slope.flatten(-2)
 
 
 def _split(x: Tensor) -> Tensor:
-    """x (B, n, d) in the chunks of a kernel, (B, k, c, d)."""
+    """x (B, G, n, d) in the chunks of a kernel, (B, G, k, c, d)."""
     return _chunks(x, -2) if x.shape[-2] > ONE_CHUNK else x[..., None, :, :]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .clouds import Cloud
 from .matching import Pieces, Ranked, by_rank, first_of_class, monotone_pieces, rows, shares
+from .scan import Image, Kernel, laplace_kernel, score_gradient
 from .sorting import conjugate_gradients, inverse, scores
 
 #: Rounds of the balanced scaling before it is given up.
@@ -29,23 +30,96 @@ class Sorting(NamedTuple):
     balanced: bool
 
 
+class SortKernel(NamedTuple):
+    """K_ij = exp(-|s_i - s_j|^power / tau) for ascending s, which may require a gradient, as may tau."""
+
+    s: Tensor  # (B, L, n)
+    how: Sorting
+    constant: Kernel | Tensor  # K for the values of s and tau; the Gauss kernel is dense, (B, L, n, n)
+
+    def product(self, x: Tensor) -> Tensor:
+        """K x, (B, L, n, E), differentiable in s, tau and x."""
+        if isinstance(self.constant, Tensor):
+            return gauss_kernel(self.s, self.how.tau) @ x
+        apply: Callable[..., Tensor] = _LaplaceProduct.apply
+        return apply(self.s, self.how.tau, x, self.constant)
+
+    def constant_product(self, x: Tensor) -> Tensor:
+        """K x as a constant."""
+        return self.constant @ x if isinstance(self.constant, Tensor) else self.constant.product(x).value
+
+
+def sort_kernel(s: Tensor, how: Sorting) -> SortKernel:
+    """The kernel of ascending s (B, L, n)."""
+    s_value, tau = s.detach(), how.tau.detach()
+    if how.power == 2:
+        return SortKernel(s, how, gauss_kernel(s_value, tau))
+    return SortKernel(s, how, laplace_kernel(s_value, tau.expand(len(s))))
+
+
+def gauss_kernel(s: Tensor, tau: Tensor) -> Tensor:
+    """K_ij = exp(-(s_i - s_j)^2 / tau), dense."""
+    rate = torch.exp(-tau.log() / 2)  # the derivative of a power would overflow at tiny tau
+    return torch.exp(-((s[..., :, None] - s[..., None, :]) * rate).square())
+
+
+class _LaplaceProduct(torch.autograd.Function):
+    """K x for the Laplace kernel. It depends on s / tau, and so the gradient in tau follows from that in s."""
+
+    @staticmethod
+    def forward(ctx: Any, s: Tensor, tau: Tensor, x: Tensor, kernel: Kernel) -> Tensor:
+        image = kernel.product(x)
+        ctx.kernel, ctx.carries = kernel, image.carries
+        ctx.save_for_backward(s, tau, x)
+        return image.value
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        s, tau, x = ctx.saved_tensors
+        with torch.no_grad():
+            image = ctx.kernel.product(g)
+            slope = score_gradient(ctx.kernel, s, image, Image(x, x, ctx.carries))
+            of_tau = -((s - s.mean(dim=-1, keepdim=True)) * slope).sum() / tau
+        return *_once((slope, of_tau, image.value), (g, s, tau, x)), None
+
+
+def _once(gradients: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Gradients that refuse to be differentiated in the inputs that they were computed from, without a record.
+
+    PyTorch's ``once_differentiable`` does so for ``backward()``, but lets ``grad()`` return wrong numbers.
+    """
+    if not torch.is_grad_enabled():
+        return gradients
+    apply: Callable[..., tuple[Tensor, ...]] = _Once.apply
+    return apply(len(gradients), *gradients, *inputs)
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient.clone() for gradient in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise NotImplementedError("soft losses and plans: their gradient has no derivative; that of est_loss has one")
+
+
 class SoftRanked(NamedTuple):
     """A cloud softly sorted along L slices: P = diag(left) K diag(right) Pi."""
 
-    ordered: Tensor  # (B, L, n)  scores by rank
+    kernel: SortKernel  # K
     left: Tensor  # (B, L, n)  zero where there is padding, and so is right
     right: Tensor  # (B, L, n)
-    how: Sorting
     ranks: Ranked
 
     def image(self, x: Tensor) -> Tensor:
         """P x: points (B, n, E) to ranks (B, L, n, E)."""
         x = self.right[..., None] * rows(x, self.ranks.order)
-        return self.left[..., None] * kernel_product(self.ordered, self.how, x)
+        return self.left[..., None] * self.kernel.product(x)
 
     def transpose(self, x: Tensor) -> Tensor:
         """P^T x: ranks (B, L, n, E) to points (B, L, n, E)."""
-        x = self.right[..., None] * kernel_product(self.ordered, self.how, self.left[..., None] * x)
+        x = self.right[..., None] * self.kernel.product(self.left[..., None] * x)
         return x.gather(2, inverse(self.ranks.order)[..., None].expand(x.shape))
 
 
@@ -61,11 +135,12 @@ def soft_ranked(cloud: Cloud, directions: Tensor, how: Sorting) -> SoftRanked:
     used = torch.ones_like(order, dtype=torch.bool) if valid is None else valid[:, None].expand(order.shape)
     used = used.gather(-1, order)
     ordered = _ties_together(_padding_behind(s.gather(-1, order), used), mass)
+    kernel = sort_kernel(ordered, how)
     if how.balanced:
-        d = weighted_scaling(ordered, used, mass, how)
-        return SoftRanked(ordered, d, d * mass, how, ranks)
-    row_sums = kernel_product(ordered, how, mass[..., None])[..., 0]
-    return SoftRanked(ordered, torch.where(used, 1 / torch.where(used, row_sums, 1.0), 0.0), mass, how, ranks)
+        d = weighted_scaling(kernel, used, mass)
+        return SoftRanked(kernel, d, d * mass, ranks)
+    row_sums = kernel.product(mass[..., None])[..., 0]
+    return SoftRanked(kernel, torch.where(used, 1 / torch.where(used, row_sums, 1.0), 0.0), mass, ranks)
 
 
 def _padding_behind(ordered: Tensor, used: Tensor) -> Tensor:
@@ -115,15 +190,14 @@ def soft_squared_costs(x: Cloud, y: Cloud, shift: Tensor, source: SoftRanked, ta
     return costs + 2 * ((means[0] - means[1]) * shift[:, None]).sum(-1)  # the last term vanishes for balanced sorts
 
 
-def soft_plans(x: Cloud, y: Cloud, directions: Tensor, how: Sorting) -> Tensor:
+def soft_plans(source: SoftRanked, target: SoftRanked) -> Tensor:
     """The soft plans P^T A Q of all slices, (B, L, n, m): O(L n m) time for the Laplace kernel."""
-    source, target = soft_ranked(x, directions, how), soft_ranked(y, directions, how)
-    identity = torch.eye(y.points.shape[1], dtype=y.points.dtype, device=y.points.device)
-    image = target.image(identity.expand(len(y.points), -1, -1))  # (B, L, m, m), Q
-    return source.transpose(coupled(monotone_pieces(source.ranks, target.ranks), image, x.points.shape[1]))
+    (batch, _, n), (m, like) = source.left.shape, (target.left.shape[-1], target.left)
+    image = target.image(torch.eye(m, dtype=like.dtype, device=like.device).expand(batch, -1, -1))  # (B, L, m, m), Q
+    return source.transpose(coupled(monotone_pieces(source.ranks, target.ranks), image, n))
 
 
-def weighted_scaling(ordered: Tensor, used: Tensor, mass: Tensor, how: Sorting) -> Tensor:
+def weighted_scaling(kernel: SortKernel, used: Tensor, mass: Tensor) -> Tensor:
     """The d (B, L, n) with d * K (mass * d) = 1 on used ranks, 0 on others, differentiable in K and mass.
 
     Damped iteration d <- sqrt(d / K (mass d)); the error in log d at least halves every round near the solution.
@@ -133,23 +207,21 @@ def weighted_scaling(ordered: Tensor, used: Tensor, mass: Tensor, how: Sorting) 
     RuntimeError
         When the rows are not balanced after 100 rounds.
     """
-    fixed = ordered.detach(), how._replace(tau=how.tau.detach()), mass.detach()
+    fixed, d = mass.detach(), used.to(mass.dtype)
     tolerance = 1e-13 if mass.dtype == torch.float64 else 2e-6
-    with torch.no_grad():
-        d = used.to(mass.dtype)
-        for _ in range(MAX_ROUNDS):
-            image = kernel_product(fixed[0], fixed[1], (fixed[2] * d)[..., None])[..., 0]
-            if (((d * image - 1).abs() <= tolerance) | ~used).all():
-                break
-            d = torch.where(used, d.sqrt() / torch.where(used, image, 1.0).sqrt(), 0.0)
-        else:
-            raise RuntimeError(f"balanced soft sort: no convergence in {MAX_ROUNDS} rounds")
+    for _ in range(MAX_ROUNDS):
+        image = kernel.constant_product((fixed * d)[..., None])[..., 0]
+        if (((d * image - 1).abs() <= tolerance) | ~used).all():
+            break
+        d = torch.where(used, d.sqrt() / torch.where(used, image, 1.0).sqrt(), 0.0)
+    else:
+        raise RuntimeError(f"balanced soft sort: no convergence in {MAX_ROUNDS} rounds")
     if not torch.is_grad_enabled():
         return d
-    image = kernel_product(ordered, how, (mass * d)[..., None])[..., 0]
+    image = kernel.product((mass * d)[..., None])[..., 0]
     residual = torch.where(used, d * image, 1.0).log()  # zero, with the derivatives of K and mass
     implicit: Callable[..., Tensor] = _WeightedScaling.apply
-    return implicit(residual, d, fixed)
+    return implicit(residual, d, fixed, kernel)
 
 
 class _WeightedScaling(torch.autograd.Function):
@@ -166,94 +238,26 @@ class _WeightedScaling(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, residual: Tensor, d: Tensor, fixed: tuple[Tensor, Sorting, Tensor]) -> Tensor:
-        ctx.save_for_backward(d)
-        ctx.fixed = fixed
+    def forward(ctx: Any, residual: Tensor, d: Tensor, mass: Tensor, kernel: SortKernel) -> Tensor:
+        ctx.save_for_backward(d, mass, residual)
+        ctx.product = kernel.constant_product
         return d.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (d,), (ordered, how, mass) = ctx.saved_tensors, ctx.fixed
+    @torch.no_grad()
+    def solved(d: Tensor, mass: Tensor, product: Callable[[Tensor], Tensor], gradient: Tensor) -> Tensor:
+        """The gradient of the residual, from that of d."""
         root = mass.sqrt()
         e = root * d
 
         def identity_plus_s(z: Tensor) -> Tensor:
-            image: Tensor = e * kernel_product(ordered, how, (e * z)[..., None])[..., 0]
-            return z + image
+            return z + e * product((e * z)[..., None])[..., 0]
 
         scaled = torch.where(root > 0, d * gradient / torch.where(root > 0, root, 1.0), 0.0)
-        return -root * conjugate_gradients(identity_plus_s, scaled), None, None
-
-
-# The sort kernel as a sum from the left and a sum from the right.
-
-
-def kernel_product(s: Tensor, how: Sorting, x: Tensor) -> Tensor:
-    """K x with K_ij = exp(-|s_i - s_j|^power / tau), for ascending s (B, L, n) and x (B, L, n, E)."""
-    if how.power == 2:
-        rate = torch.exp(-how.tau.log() / 2)  # the derivative of a power would overflow at tiny tau
-        return torch.exp(-((s[..., :, None] - s[..., None, :]) * rate).square()) @ x
-    apply: Callable[..., Tensor] = _LaplaceProduct.apply
-    return apply(s, how.tau, x)
-
-
-def sum_from_left(s: Tensor, tau: Tensor, x: Tensor) -> Tensor:
-    """y_i = sum_{j <= i} exp(-(s_i - s_j) / tau) x_j for ascending s (B, L, n), in ceil(log2 n) steps.
-
-    After k steps y_i is the sum over the last 2^k of these j. Every exponent is <= 0: nothing overflows.
-    """
-    y, step = x, 1
-    while step < s.shape[-1]:
-        decay = torch.exp((s[..., :-step] - s[..., step:]) / tau)[..., None]
-        y = torch.cat([y[..., :step, :], y[..., step:, :] + decay * y[..., :-step, :]], dim=-2)
-        step *= 2
-    return y
-
-
-class _LaplaceProduct(torch.autograd.Function):
-    r"""K x for the Laplace kernel, with gradients to s, tau and x.
-
-    With left and right sums $A_i = \sum_{s_j < s_i} K_{ij} x_j$ and $B_i = \sum_{s_j > s_i} K_{ij} x_j$ of x, and
-    likewise A', B' of the gradient g,
-
-    $$\tau\, \frac{\partial \langle g, K x \rangle}{\partial s_i} = \langle g_i, B_i - A_i \rangle
-      + \langle x_i, B'_i - A'_i \rangle .$$
-
-    Ties contribute nothing: the derivative is the symmetric one. K depends on s / tau, which gives that in tau.
-    """
+        return -root * conjugate_gradients(identity_plus_s, scaled)
 
     @staticmethod
-    def forward(ctx: Any, s: Tensor, tau: Tensor, x: Tensor) -> Tensor:
-        ctx.save_for_backward(s, tau, x)
-        return sum_from_left(s, tau, x) + _from_right(s, tau, x) - x
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        s, tau, x = ctx.saved_tensors
-        slope = torch.zeros_like(s)
-        for values, others in ((x, g), (g, x)):
-            left, right = sum_from_left(s, tau, values), _from_right(s, tau, values)
-            slope += (others * (_strictly(s, tau, right, 1) - _strictly(s, tau, left, -1))).sum(-1)
-        slope = slope / tau
-        centred = s - s.mean(dim=-1, keepdim=True)
-        return slope, -(centred * slope).sum() / tau, left + right - g  # the last sums are those of g
-
-
-def _from_right(s: Tensor, tau: Tensor, x: Tensor) -> Tensor:
-    return sum_from_left(-s.flip(-1), tau, x.flip(-2)).flip(-2)
-
-
-def _strictly(s: Tensor, tau: Tensor, sums: Tensor, side: int) -> Tensor:
-    """Of sums that include ties, (B, L, n, E), the part over scores strictly less (side -1) or greater (side 1)."""
-    n = s.shape[-1]
-    if side > 0:
-        return _strictly(-s.flip(-1), tau, sums.flip(-2), -1).flip(-2)
-    place = torch.arange(n, device=s.device).expand(s.shape)
-    new = torch.ones_like(s, dtype=torch.bool)
-    new[..., 1:] = s[..., 1:] != s[..., :-1]
-    before = torch.where(new, place, 0).cummax(-1).values - 1  # the last rank of the class before
-    at = before.clamp(min=0)
-    decay = torch.where(before >= 0, torch.exp((s.gather(-1, at) - s) / tau), 0.0)
-    return decay[..., None] * sums.gather(2, at[..., None].expand(sums.shape))
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        d, mass, residual = ctx.saved_tensors
+        solution = _WeightedScaling.solved(d, mass, ctx.product, gradient)
+        return *_once((solution,), (gradient, residual)), None, None, None

@@ -1,157 +1,184 @@
 r"""Soft sorts of many tokens along many slices, held as diag(left) K diag(right) Pi and never as matrices.
 
-:func:`factored_sort` makes them. A balanced sort solves an equation for its factors; :class:`BalancedScaling` holds
-the gradient of the solution.
+:func:`soft_sort` makes them, :class:`SortedTokens` is one with its image of the tokens. All gradients are written out:
+they are needed within a custom operator, where autograd records nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .scan import Kernel, apply_kernel, gauss_kernel, laplace_kernel
+from .scan import Image, Kernel, laplace_kernel, may_be_tied, score_gradient
 
 SORTS = ("soft", "balanced", "hard")
 #: Rounds of the balanced scaling before it is given up.
 MAX_ROUNDS = 100
 
 
-class Options(NamedTuple):
-    """What is sorted how, and which tokens are not padding."""
-
-    sort: str
-    power: int
-    query_valid: Tensor | None  # (B, N)  None: all of them
-    key_valid: Tensor | None  # (B, M)
-
-
 class SoftSort(NamedTuple):
-    """Soft permutations P = diag(left) K diag(right) Pi of G slices, held by their factors.
-
-    The methods leave ``left`` out: the caller multiplies by it where that takes less work.
-    """
+    """Soft permutations P = diag(left) K diag(right) Pi of G slices, held by their factors."""
 
     order: Tensor  # (B, G, N)
     ordered: Tensor  # (B, G, N)  sorted scores
-    left: Tensor  # (B, G, N)
-    right: Tensor | None  # (B, G, N)  None: ones
-    tau: Tensor | None  # None: the hard limit
+    mask: Tensor  # (B, G, N)  1.0 for valid ranks, 0.0 for padding
+    tau: Tensor | None  # (B,)  None: the hard limit
     kernel: Kernel | Tensor | None  # Laplace; Gauss, dense (B, G, N, N); None: the identity
 
-    def apply_kernel(self, x: Tensor) -> Tensor:
+    def product(self, x: Tensor) -> Image:
         """K x: ranks to ranks, (B, G, N, E)."""
         if self.kernel is None:
-            return x
+            return Image(x, x, None)
         if isinstance(self.kernel, Tensor):
-            return self.kernel @ x
-        flat = apply_kernel(self.kernel, self.ordered.flatten(0, 1), self.tau, x.flatten(0, 1))
-        return flat.view(x.shape)
+            return Image(x, self.kernel @ x, None)
+        return self.kernel.product(x)
 
-    def apply_unscaled(self, x: Tensor) -> Tensor:
-        """diag(1 / left) P x: points (B, 1, N, E) to ranks (B, G, N, E)."""
-        x = permute_rows(x, self.order)
-        return self.apply_kernel(x if self.right is None else self.right[..., None] * x)
+    def gradient(self, g: Image, x: Image) -> tuple[Tensor, Tensor]:
+        """The gradients of <g, K x> to the sorted scores, (B, G, N), and to tau, (B,)."""
+        if self.tau is None or self.kernel is None:
+            return torch.zeros_like(self.ordered), self.ordered.new_zeros(len(self.ordered))
+        if isinstance(self.kernel, Tensor):
+            rate = _rate(self.tau)
+            gaps = (self.ordered[..., :, None] - self.ordered[..., None, :]).mul_(rate).clamp_(-1e4, 1e4)
+            pairs = (g.x @ x.x.mT).mul_(self.kernel).mul_(gaps)  # (B, G, N, N)
+            slope = -2 * (pairs.sum(-1) - pairs.sum(-2)) * rate[..., 0]
+            return slope, (pairs * gaps).sum((1, 2, 3)) / self.tau
+        slope = score_gradient(self.kernel, self.ordered, g, x)
+        centred = self.ordered - self.ordered.mean(dim=-1, keepdim=True)
+        return slope, -(centred * slope).sum((1, 2)) / self.tau
 
-    def transpose_unscaled(self, x: Tensor) -> Tensor:
-        """P^T diag(1 / left) x: ranks (B, G, N, E) to points (B, G, N, E)."""
-        x = self.apply_kernel(x)
-        return permute_rows(x if self.right is None else self.right[..., None] * x, inverse(self.order))
+
+def soft_sort(s: Tensor, valid: Tensor | None, tau: Tensor | None, power: int) -> SoftSort:
+    """Scores s (B, G, N) in order, and their kernel. Padded tokens stand behind the valid ones.
+
+    Without tau (B,), sorts are hard: K is the indicator of equal scores.
+    """
+    order = (s if valid is None else s.masked_fill(~valid[:, None], torch.inf)).argsort(dim=-1, stable=True)
+    ordered = s.gather(-1, order)
+    mask = torch.ones_like(ordered)
+    if valid is not None:
+        mask = valid[:, None].expand_as(s).gather(-1, order).to(s.dtype)
+        top = ordered.masked_fill(mask == 0, -torch.inf).amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
+        behind = torch.arange(1, s.shape[-1] + 1, device=s.device) * (top.abs() + 1)  # distinct: ties are slower
+        ordered = torch.where(mask > 0, ordered, top + behind)
+    kernel: Kernel | Tensor | None = None
+    if tau is not None and power == 2:
+        kernel = gauss_kernel(ordered, tau)
+    elif tau is not None or may_be_tied(ordered):
+        kernel = laplace_kernel(ordered, tau)
+    return SoftSort(order, ordered, mask, tau, kernel)
+
+
+def gauss_kernel(s: Tensor, tau: Tensor) -> Tensor:
+    """K_ij = exp(-(s_i - s_j)^2 / tau) of s (B, G, n): dense, O(n^2) time and memory."""
+    return (s[..., :, None] - s[..., None, :]).mul_(_rate(tau)).square_().neg_().exp_()
+
+
+def _rate(tau: Tensor) -> Tensor:
+    """tau^(-1/2), (B, 1, 1, 1), also where 1 / tau overflows."""
+    return torch.exp(-tau.log() / 2)[:, None, None, None]
+
+
+class TokenGradients(NamedTuple):
+    """The gradients of a loss to what :func:`sort_tokens` took."""
+
+    tokens: Tensor  # (B, N, E)
+    squares: Tensor  # (B, N)
+    scores: Tensor  # (B, G, N)
+    tau: Tensor  # (B,)
 
 
 class SortedTokens(NamedTuple):
-    """A soft sort with its image of the tokens, which is computed along with the row sums."""
+    """A soft sort with what it makes of the tokens x and of one more number for each of them."""
 
     sort: SoftSort
-    image: Tensor  # (B, G, N, E)  diag(1 / left) P x
-    squares: Tensor  # (B, G)  1^T P |x|^2
+    balanced: bool
+    left: Tensor  # (B, G, N)  zero for padding, and so is right
+    right: Tensor | None  # (B, G, N)  None: ones
+    image: Image  # of right * Pi x; of right * Pi [1, squares, x] unless balanced
+    squares: Tensor  # (B, G)  1^T P squares
+
+    @property
+    def value(self) -> Tensor:
+        """diag(1 / left) P x, (B, G, N, E)."""
+        return self.image.value if self.balanced else self.image.value[..., 2:]
+
+    def transpose(self, x: Tensor) -> Tensor:
+        """P^T diag(1 / left) x: ranks (B, G, N, E) to points (B, G, N, E)."""
+        return self._to_points(self.sort.product(x).value)
+
+    def backward(self, image: Tensor, left: Tensor, squares: Tensor) -> TokenGradients:
+        """From the gradients to ``value`` (B, G, N, E), ``left`` (B, G, N) and ``squares`` (B, G)."""
+        if self.balanced:
+            return self._balanced_backward(image, left, squares)
+        left = left + squares[..., None] * self.image.value[..., 1]
+        head = torch.stack([-left * self.left.square(), squares[..., None] * self.left], dim=-1)  # (B, G, N, 2)
+        g = self.sort.product(torch.cat([head, image], dim=-1))
+        slope, tau = self.sort.gradient(g, self.image)
+        points = self._to_points(g.value).sum(1)  # (B, N, 2 + E)
+        return TokenGradients(points[..., 2:], points[..., 1], permute_back(slope, self.sort.order), tau)
+
+    def _balanced_backward(self, image: Tensor, left: Tensor, squares: Tensor) -> TokenGradients:
+        g = self.sort.product(image)
+        slope, tau = self.sort.gradient(g, self.image)
+        along = self.left * left + (g.value * self.image.x).sum(-1)  # d times the gradient to d
+        slope_of_d, tau_of_d = scaling_gradient(self.sort, self.left, along)
+        total = squares.sum(1, keepdim=True).expand(-1, self.left.shape[-1])
+        scores = permute_back(slope + slope_of_d, self.sort.order)
+        return TokenGradients(self._to_points(g.value).sum(1), total, scores, tau + tau_of_d)
+
+    def _to_points(self, x: Tensor) -> Tensor:
+        """Pi^T diag(right) x."""
+        return permute_rows(x if self.right is None else self.right[..., None] * x, inverse(self.sort.order))
 
 
-def factored_sort(
-    s: Tensor, x: Tensor, squares: Tensor, valid: Tensor | None, tau: Tensor | None, options: Options
+def sort_tokens(
+    s: Tensor, x: Tensor, squares: Tensor, valid: Tensor | None, tau: Tensor | None, sort: str, power: int
 ) -> SortedTokens:
-    """The soft sorts of scores s (B, G, N), applied to x (B, N, E) and to squares (B, N).
-
-    Padded tokens stand behind the valid ones and carry no mass: left and right are zero there. Without tau, sorts are
-    hard: K is the indicator of equal scores.
-    """
-    keys = s.detach() if valid is None else s.detach().masked_fill(~valid[:, None], torch.inf)
-    order = keys.argsort(dim=-1, stable=True)
-    ordered, mask = _sorted_scores(s, order, valid)
-    right = None if valid is None else mask
-    sort = SoftSort(order, ordered, mask, right, tau, _kernel(ordered, mask, tau, options.power))
-    if options.sort == "balanced":
-        d = balanced_scaling(sort, mask)
-        sort = sort._replace(left=d, right=d)
-        total = squares.sum(-1, keepdim=True) if valid is None else (squares * valid).sum(-1, keepdim=True)
-        return SortedTokens(sort, sort.apply_unscaled(x[:, None]), total.expand(-1, s.shape[1]))
-    # Row sums, squares and x go through one product: each product builds sums that the backward goes through again.
+    """The soft sorts of scores s (B, G, N), applied to x (B, N, E) and to squares (B, N), both zero for padding."""
+    soft = soft_sort(s, valid, tau, power)
+    if sort == "balanced":
+        d = balanced_scaling(soft)
+        image = soft.product(d[..., None] * permute_rows(x[:, None], soft.order))
+        return SortedTokens(soft, True, d, d, image, squares.sum(-1, keepdim=True).expand(-1, s.shape[1]))
+    # Row sums, squares and x go through one product.
     columns = torch.cat([torch.stack([torch.ones_like(squares), squares], dim=-1), x], dim=-1)
-    image = sort.apply_unscaled(columns[:, None])
-    sums, image = torch.split(image, [2, x.shape[-1]], dim=-1)
-    row_sums, moments = sums.unbind(-1)
-    left = mask / torch.where(mask > 0, row_sums, torch.ones_like(mask))
-    return SortedTokens(sort._replace(left=left), image, (left * moments).sum(-1))
+    columns = permute_rows(columns[:, None], soft.order)
+    right = None if valid is None else soft.mask
+    image = soft.product(columns if right is None else right[..., None] * columns)
+    row_sums, moments = image.value[..., 0], image.value[..., 1]
+    left = soft.mask / (row_sums if valid is None else torch.where(soft.mask > 0, row_sums, 1.0))
+    return SortedTokens(soft, False, left, right, image, (left * moments).sum(-1))
 
 
-def _sorted_scores(s: Tensor, order: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Scores in order, and 1.0 for valid ranks, 0.0 for padding; both (B, G, N)."""
-    ordered = s.gather(-1, order)
-    if valid is None:
-        return ordered, torch.ones_like(ordered)
-    mask = valid[:, None].expand_as(s).gather(-1, order).to(s.dtype)
-    top = ordered.detach().masked_fill(mask == 0, -torch.inf).amax(dim=-1, keepdim=True).nan_to_num(neginf=0.0)
-    behind = torch.arange(1, s.shape[-1] + 1, device=s.device) * (top.abs() + 1)  # distinct: ties are slower
-    return torch.where(mask > 0, ordered, top + behind), mask
+def balanced_scaling(sort: SoftSort) -> Tensor:
+    """The d (B, G, N), > 0 on valid ranks and 0 for padding, with d * (K d) = 1.
 
-
-def _kernel(ordered: Tensor, mask: Tensor, tau: Tensor | None, power: int) -> Kernel | Tensor | None:
-    if tau is not None and power == 2:
-        return gauss_kernel(ordered, tau)
-    if tau is not None or ((ordered[..., 1:] == ordered[..., :-1]) & (mask[..., 1:] > 0)).any():
-        return laplace_kernel(ordered.flatten(0, 1), tau)
-    return None  # a hard sort without ties
-
-
-def balanced_scaling(sort: SoftSort, mask: Tensor) -> Tensor:
-    """The d (B, G, N), > 0 on valid ranks, with d * (K d) = 1, differentiable in K.
-
-    Damped iteration d <- sqrt(d / (K d)); the error in log d at least halves every round.
+    Damped iteration d <- sqrt(d / (K d)); the error in log d at least halves every round. Items with NaN stay NaN, and
+    the others do not wait for them.
 
     Raises
     ------
     RuntimeError
         When the rows are not balanced after 100 rounds.
     """
-    constant = _detached(sort)
+    mask = sort.mask
     tolerance = 1e-13 if mask.dtype == torch.float64 else 2e-6
-    with torch.no_grad():
-        d = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1).sqrt()
-        for _ in range(MAX_ROUNDS):
-            image = constant.apply_kernel(d[..., None])[..., 0]
-            if (((d * image - 1) * mask).abs() <= tolerance).all():
-                break
-            d = torch.where(mask > 0, (d / torch.where(mask > 0, image, 1.0)).sqrt(), 0.0)
-        else:
-            raise RuntimeError(f"balanced soft sort: no convergence in {MAX_ROUNDS} rounds")
-    if not torch.is_grad_enabled():
-        return d
-    image = sort.apply_kernel(d[..., None])[..., 0]
-    residual = torch.where(mask > 0, (d * image).clamp(min=1e-30), 1.0).log()  # zero, with the derivatives of K
-    implicit: Callable[..., Tensor] = BalancedScaling.apply
-    return implicit(residual, d, mask, constant)
+    every = 1 if mask.device.type == "cpu" else 8  # elsewhere a question is a wait
+    d = mask / mask.sum(dim=-1, keepdim=True).clamp(min=1).sqrt()
+    for number in range(1, MAX_ROUNDS + every):
+        image = sort.product(d[..., None]).value[..., 0]
+        if number % every == 0 and not (((d * image - 1) * mask).abs() > tolerance).any():
+            return d
+        d = torch.where(mask > 0, (d / torch.where(mask > 0, image, 1.0)).sqrt(), 0.0)
+    raise RuntimeError(f"balanced soft sort: no convergence in {MAX_ROUNDS} rounds")
 
 
-def _detached(sort: SoftSort) -> SoftSort:
-    kernel = sort.kernel.detach() if isinstance(sort.kernel, Tensor) else sort.kernel
-    tau = None if sort.tau is None else sort.tau.detach()
-    return sort._replace(ordered=sort.ordered.detach(), tau=tau, kernel=kernel)
-
-
-class BalancedScaling(torch.autograd.Function):
-    r"""The solution d > 0 of d * (K d) = 1 as an implicit function of the symmetric matrix K.
+def scaling_gradient(sort: SoftSort, d: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The gradients to sorted scores and to tau through the solution d > 0 of d * (K d) = 1.
 
     With u = log d, the residual r(u, K) = log(d * (K d)) vanishes at the solution. There dr/du = I + S with
     S = diag(d) K diag(d), whose spectrum lies in [0, 1], and the implicit function theorem gives
@@ -159,27 +186,15 @@ class BalancedScaling(torch.autograd.Function):
     $$\mathrm{d} u = -(I + S)^{-1}\, \partial_K r\, \mathrm{d} K, \qquad
     \bar r = -(I + S)^{-1} (d \odot \bar d),$$
 
-    where a bar is the gradient of what stands under it. Forward returns d. Backward returns the gradient of the
-    residual, computed at constant d, through which autograd goes on to K.
+    where a bar is the gradient of what stands under it; ``along`` (B, G, N) is d * d-bar.
     """
 
-    @staticmethod
-    def forward(ctx: Any, residual: Tensor, d: Tensor, mask: Tensor, sort: SoftSort) -> Tensor:
-        ctx.save_for_backward(d, mask)
-        ctx.sort = sort
-        return d.clone()
+    def identity_plus_s(z: Tensor) -> Tensor:
+        image: Tensor = d * sort.product((d * z)[..., None]).value[..., 0]
+        return z + image
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        d, mask = ctx.saved_tensors
-        sort: SoftSort = ctx.sort
-
-        def identity_plus_s(z: Tensor) -> Tensor:
-            image: Tensor = d * sort.apply_kernel((d * z)[..., None])[..., 0]
-            return z + image
-
-        return -conjugate_gradients(identity_plus_s, d * gradient * mask), None, None, None
+    residual = -conjugate_gradients(identity_plus_s, along * sort.mask)
+    return sort.gradient(sort.product((d * residual)[..., None]), sort.product(d[..., None]))
 
 
 def conjugate_gradients(apply: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
@@ -211,30 +226,15 @@ def inverse(order: Tensor) -> Tensor:
 
 
 def permute_rows(x: Tensor, order: Tensor) -> Tensor:
-    """Row order[b, g, i] of x[b, g], (B, G, N, E), for x (B, G or 1, N, E) and permutations (B, G, N)."""
-    apply: Callable[..., Tensor] = _PermuteRows.apply
-    return apply(x, order)
+    """Row order[b, g, i] of x[b, g], (B, G, N, E), for x (B, G or 1, N, E) and permutations (B, G, N).
 
-
-class _PermuteRows(torch.autograd.Function):
-    """Its gradient is the inverse permutation, which needs no atomic addition."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor) -> Tensor:
-        ctx.save_for_backward(order)
-        ctx.shared = x.shape[1] == 1 < order.shape[1]
-        return _take_rows(x, order)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (order,) = ctx.saved_tensors
-        gradient = _take_rows(gradient.contiguous(), inverse(order))
-        return gradient.sum(1, keepdim=True) if ctx.shared else gradient, None
-
-
-def _take_rows(x: Tensor, order: Tensor) -> Tensor:
-    """Contiguous rows are copied whole."""
+    Contiguous rows are copied whole.
+    """
     batch, slices, n = order.shape
     start = torch.arange(batch * x.shape[1], device=x.device).view(batch, x.shape[1], 1) * n
     return x.flatten(0, 2).index_select(0, (order + start).flatten()).view(batch, slices, n, x.shape[-1])
+
+
+def permute_back(x: Tensor, order: Tensor) -> Tensor:
+    """Numbers (B, G, N) at ranks to where the tokens stand."""
+    return torch.empty_like(x).scatter_(-1, order, x)

@@ -105,7 +105,7 @@ def test_layer_equals_the_module(sort: str) -> None:
     """DenseEsp and EspAttention exchange their state, and compute the same outputs, matrices and gradients."""
     torch.manual_seed(0)
     plain = dense.DenseEsp(16, 2, tau=0.2, beta=1.5, sort=sort).double()
-    layer = EspAttention(16, 2, sort=sort, dtype=DOUBLE)
+    layer = EspAttention(16, 2, sort=sort, self_attention=True, dtype=DOUBLE)
     layer.load_state_dict(plain.state_dict())
     x, padding = torch.randn(2, 9, 16, dtype=DOUBLE), torch.zeros(2, 9, dtype=torch.bool)
     padding[1, 6:] = True
@@ -129,9 +129,10 @@ def test_gradient_of_the_balanced_scaling() -> None:
     s.requires_grad_()
     ones = torch.ones_like(s)
     order = torch.arange(10).expand_as(s)
-    sort = sorting.SoftSort(order, s, ones, None, tau, sorting.laplace_kernel(s.flatten(0, 1), tau))
-    d = sorting.balanced_scaling(sort, ones)
-    (gradient,) = torch.autograd.grad(d, s, g.expand_as(d))
+    taus = tau[None]
+    sort = sorting.SoftSort(order, s.detach(), ones, taus, sorting.laplace_kernel(s.detach(), taus))
+    d = sorting.balanced_scaling(sort)
+    gradient, _ = sorting.scaling_gradient(sort, d, d * g)
 
     def kernel(s: torch.Tensor) -> torch.Tensor:
         return torch.exp(-(s[..., :, None] - s[..., None, :]).abs() / tau)
@@ -139,7 +140,6 @@ def test_gradient_of_the_balanced_scaling() -> None:
     unrolled = dense.balanced_scaling(kernel(s))
     torch.testing.assert_close(d, unrolled, rtol=0, atol=1e-13)
     torch.testing.assert_close(gradient, torch.autograd.grad(unrolled, s, g.expand_as(d))[0], rtol=0, atol=1e-12)
-    d = d.detach()
     S = d[..., :, None] * kernel(s.detach()) * d[..., None, :]
     log_residual = (d * (kernel(s) @ d[..., None])[..., 0]).log()
     solution = torch.linalg.solve(torch.eye(10, dtype=DOUBLE) + S, (d * g)[..., None])[..., 0]

@@ -1,13 +1,16 @@
-"""Attention exchanged in existing models: stock encoders, timm's interface, Hugging Face's registration."""
+"""Attention exchanged in existing models: stock encoders, and timm's interface."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
 from torch import nn  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 
-from espref.nn import EspAttention, SinkhornAttention, SoftmaxAttention, register_with_transformers, swap_attention  # noqa: E402
+from espref.nn import EspAttention, SinkhornAttention, SoftmaxAttention, swap_attention, swap_report  # noqa: E402
 from espref.nn.transformer import SetTransformer  # noqa: E402
 
 
@@ -85,92 +88,233 @@ def test_attention_of_this_package_is_exchanged_too() -> None:
     assert torch.equal(model(x), before)
 
 
-@pytest.mark.parametrize("options", [{"kdim": 4}, {"add_bias_kv": True}, {"add_zero_attn": True}])
-def test_what_cannot_be_carried_is_named(options: dict) -> None:
-    """The path of the module is in the message, and nothing has been exchanged before."""
-    model = nn.ModuleDict({"fine": nn.MultiheadAttention(8, 2), "odd": nn.ModuleList([])})
-    model["odd"].append(nn.MultiheadAttention(8, 2, **options))
-    with pytest.raises(ValueError, match=r"^odd\.0: expected"):
+REFUSED = {
+    "kdim": lambda: nn.MultiheadAttention(8, 2, kdim=4),
+    "bias_k": lambda: nn.MultiheadAttention(8, 2, add_bias_kv=True),
+    "add_zero_attn": lambda: nn.MultiheadAttention(8, 2, add_zero_attn=True),
+    "subclass": lambda: type("Subclass", (nn.MultiheadAttention,), {})(8, 2),
+    "parametrized": lambda: nn.utils.parametrizations.weight_norm(nn.MultiheadAttention(8, 2), "in_proj_weight"),
+    "in_proj_weight": lambda: prune.l1_unstructured(nn.MultiheadAttention(8, 2), "in_proj_weight", 0.5),
+    "forward": lambda: with_forward(nn.MultiheadAttention(8, 2)),
+    "quantizable": lambda: torch.ao.nn.quantizable.MultiheadAttention(8, 2),
+    "known to be plain": lambda: OwnAttention(8, 2),
+}
+
+
+def with_forward(module: nn.Module) -> nn.Module:
+    module.forward = module.forward
+    return module
+
+
+class OwnAttention(nn.Module):
+    """Looks like plain attention, and is not: it rotates."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.qkv, self.proj = num_heads, nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        return self.proj(nn.functional.scaled_dot_product_attention(q.roll(1, -1), k, v))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_is_not_known_is_refused(reason: str) -> None:
+    """Path, type and reason are in the message, and nothing has been exchanged; ``where`` leaves the module out."""
+    odd = REFUSED[reason]()
+    model = nn.ModuleDict({"fine": nn.MultiheadAttention(8, 2), "odd": nn.ModuleList([odd])})
+    kind = {"quantizable": "quantizable", "parametrized": "Parametrized", "subclass": "Subclass"}.get(reason, "")
+    word = {"quantizable": "subclass", "forward": "forward has been replaced"}.get(reason, reason)
+    with pytest.raises(ValueError, match=rf"^odd\.0: [\w.]*{kind}.*{word}") as caught:
         swap_attention(model)
-    assert isinstance(model["fine"], nn.MultiheadAttention)
+    assert isinstance(model["fine"], nn.MultiheadAttention) and "fine" not in str(caught.value)
+    assert word in swap_report(model).left["odd.0"]
+    swap_attention(model, where=lambda path, module: module is not odd)
+    assert type(model["fine"]) is EspAttention and model["odd"][0] is odd
+    assert list(swap_report(model).exchanged) == ["fine"] and list(swap_report(model).left) == ["odd.0"]
+
+
+def test_nothing_to_exchange() -> None:
+    """No attention, none that is selected, and a kind that is none of this package."""
     with pytest.raises(ValueError, match=r"^kind: expected an attention module"):
         swap_attention(nn.MultiheadAttention(8, 2), lambda dim, heads, **_: nn.Identity())
     with pytest.raises(ValueError, match=r"^model: expected attention to replace, found none in Linear"):
         swap_attention(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"^model: expected attention to replace, found none .* where the function is"):
+        swap_attention(nn.MultiheadAttention(8, 2), where=lambda path, module: False)
 
 
-class TimmAttention(nn.Module):
-    """Written from the documented interface of timm.layers.Attention."""
+def test_plans_in_decoders_are_refused() -> None:
+    """Every output of a plan depends on all tokens, later ones too; softmax attention has masks against that."""
+    decoder = nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    with pytest.raises(ValueError, match=r"^self_attn and 1 more: .*of a decoder"):
+        swap_attention(decoder)
+    x, memory = torch.randn(2, 4, 8), torch.randn(2, 3, 8)
+    before = decoder(x, memory, tgt_mask=torch.ones(4, 4, dtype=torch.bool).triu(1))
+    after = swap_attention(decoder, SoftmaxAttention)(x, memory, tgt_mask=torch.ones(4, 4, dtype=torch.bool).triu(1))
+    torch.testing.assert_close(after, before)
 
-    def __init__(self, dim: int, num_heads: int, qk_norm: bool = False) -> None:
+
+def parameters(model: nn.Module) -> set[int]:
+    return {id(parameter) for parameter in model.parameters()}
+
+
+@pytest.mark.parametrize("make", [lambda: nn.MultiheadAttention(8, 2, bias=False), lambda: timm_attention(8, 2)])
+def test_parameters_are_the_same_objects(make: Callable[[], nn.Module]) -> None:
+    """Tied parameters stay tied, an optimizer trains them, and no copy is left behind."""
+    model = nn.ModuleList([make(), make()])
+    first, second = (next(module.parameters()) for module in model)
+    out = [module.out_proj if hasattr(module, "out_proj") else module.proj for module in model]
+    out[1].weight = out[0].weight
+    optimizer, before = torch.optim.SGD(model.parameters(), lr=0.1), parameters(model)
+    swap_attention(model, SoftmaxAttention)
+    assert parameters(model) == before
+    x = torch.randn(2, 3, 8)
+    outputs = [module(x, x, x)[0] if isinstance(module, SoftmaxAttention) else module(x) for module in model]
+    sum(output.square().sum() for output in outputs).backward()
+    old = first.detach().clone()
+    optimizer.step()
+    assert not torch.equal(first, old) and second.grad.abs().sum() > 0
+
+
+def test_hooks_survive() -> None:
+    """Of the module and of its projections; their handles still remove them."""
+    model = nn.ModuleList([nn.MultiheadAttention(8, 2, batch_first=True), timm_attention(8, 2)])
+    calls: list[str] = []
+    handles = [
+        model[0].register_forward_hook(lambda *_: calls.append("forward")),
+        model[0].register_forward_pre_hook(lambda *_: calls.append("pre")),
+        model[1].register_full_backward_hook(lambda *_: calls.append("backward")),
+        model[1].qkv.register_forward_hook(lambda *_: calls.append("qkv")),
+        model[1].proj.register_forward_pre_hook(lambda *_: calls.append("proj")),
+    ]
+    swap_attention(model, SoftmaxAttention)
+    x = torch.randn(2, 3, 8, requires_grad=True)
+
+    def run() -> list[str]:
+        calls.clear()
+        (model[0](x, x, x)[0] + model[1](x)).sum().backward()
+        return sorted(calls)
+
+    assert run() == ["backward", "forward", "pre", "proj", "qkv"]
+    for handle in handles:
+        handle.remove()
+    assert run() == []
+
+
+def test_random_numbers_are_left_alone() -> None:
+    """Parameters of the new modules that are thrown away use none of the caller's random numbers."""
+    model = nn.ModuleList([timm_attention(8, 2)])
+    state = torch.get_rng_state()
+    swap_attention(model, SoftmaxAttention)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Attention(nn.Module):
+    """Written from the documented interface of timm.layers.Attention, whose name it takes."""
+
+    __module__ = "timm.layers.attention"
+
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias=False, norm=False, fused=True, gated=False, drop=0.0):
         super().__init__()
-        self.num_heads = num_heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.q_norm = nn.LayerNorm(dim // num_heads) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(dim // num_heads) if qk_norm else nn.Identity()
-        self.attn_drop, self.proj_drop = nn.Dropout(0.0), nn.Dropout(0.0)
+        self.num_heads, self.fused_attn, self.scale = num_heads, fused, (dim // num_heads) ** -0.5
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=qkv_bias), nn.Linear(dim, dim)
+        self.q_norm = nn.LayerNorm(dim // num_heads) if norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(dim // num_heads) if norm else nn.Identity()
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
+        self.gate = nn.Linear(dim, dim) if gated else None
+        self.attn_drop, self.proj_drop = nn.Dropout(drop), nn.Dropout(drop)
 
-    def forward(self, x, attn_mask=None):
+    def forward(self, x, attn_mask=None, is_causal=False):
         batch, n, dim = x.shape
         q, k, v = self.qkv(x).reshape(batch, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        y = nn.functional.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, attn_mask=attn_mask)
-        return self.proj_drop(self.proj(y.transpose(1, 2).reshape(batch, n, dim)))
+        q, k, scale = self.q_norm(q), self.k_norm(k), None if self.fused_attn else self.scale
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale)
+        y = self.norm(y.transpose(1, 2).reshape(batch, n, dim))
+        y = y if self.gate is None else y * self.gate(x).sigmoid()
+        return self.proj_drop(self.proj(y))
 
 
-def test_swap_in_timm_like_models() -> None:
-    """Softmax attention in its place computes the same; ESP attention trains; norms of queries are refused."""
-    model, x = nn.Sequential(TimmAttention(8, 2), nn.GELU(), TimmAttention(8, 2)), torch.randn(2, 5, 8)
-    before = model(x)
-    torch.testing.assert_close(swap_attention(model, SoftmaxAttention)(x), before)
-    model = swap_attention(nn.Sequential(TimmAttention(8, 2)), EspAttention, sort="balanced")
-    model(x).square().sum().backward()
-    assert model[0].attention.in_proj.weight.grad.abs().sum() > 0
-    with pytest.raises(ValueError, match=r"^0: expected attention without norms"):
-        swap_attention(nn.Sequential(TimmAttention(8, 2, qk_norm=True)))
-
-
-def test_swap_in_timm() -> None:
-    """A Vision Transformer of timm."""
-    timm = pytest.importorskip("timm", reason="timm is missing: pip install timm")
-    model = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=3, depth=2).eval()
-    x = torch.randn(1, 3, 224, 224)
+def timm_attention(*arguments: int, **options: object) -> nn.Module:
+    """With weights of a size at which attention is far from uniform."""
+    made = Attention(*arguments, **options)
     with torch.no_grad():
-        before = model(x)
-        torch.testing.assert_close(swap_attention(model, SoftmaxAttention)(x), before, rtol=1e-4, atol=1e-5)
+        made.qkv.weight.mul_(4)
+        made.proj.bias.normal_()
+    return made
 
 
-def bert(attention: str) -> nn.Module:
-    transformers = pytest.importorskip("transformers", reason="transformers is missing: pip install transformers")
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"qkv_bias": True}, {"norm": True}, {"gated": True}, {"fused": False}, {"drop": 0.5}],
+    ids=lambda options: next(iter(options), "plain"),
+)
+def test_timm_attention_is_unchanged(options: dict) -> None:
+    """Biases on one side only, norms of queries, keys and outputs, gates, and the scale if timm uses it."""
     torch.manual_seed(0)
-    size = {
-        "initializer_range": 0.5,
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-    }
-    config = transformers.BertConfig(vocab_size=30, **size, attn_implementation=attention)
-    return transformers.BertModel(config).eval()
+    old = timm_attention(8, 2, **options).eval()
+    old.scale = 0.1  # fused kernels of timm do not read it
+    model, x = nn.ModuleList([old]), torch.randn(2, 5, 8)
+    causal, padded = torch.ones(5, 5, dtype=torch.bool).tril(), torch.arange(5) < torch.tensor([[5], [3]])
+    masks = [
+        None,
+        causal,
+        padded[:, None, None].expand(2, 1, 5, 5),
+        torch.where(padded[:, None, None], 0.0, -torch.inf).expand(2, 2, 5, 5),
+    ]
+    state = set(model.state_dict())
+    before = [old(x, attn_mask=mask) for mask in masks] + [old(x, is_causal=True)]
+    new = swap_attention(model, SoftmaxAttention)[0]
+    after = [new(x, attn_mask=mask) for mask in masks] + [new(x, is_causal=True)]
+    for one, other in zip(after, before, strict=True):
+        torch.testing.assert_close(one, other)
+    assert set(model.state_dict()) == state
+    esp = swap_attention(swap_attention(model, EspAttention, tau=0.3), SoftmaxAttention)[0]
+    torch.testing.assert_close(esp(x), before[0])
+    assert swap_report(model).exchanged == {"0": "SoftmaxAttention, was timm.layers.attention.Attention"}
 
 
-def test_hugging_face_encoder() -> None:
-    """Both sides are registered: padding reaches the attention, and gives what the short item gives alone."""
-    pytest.importorskip("transformers", reason="transformers is missing: pip install transformers")
-    register_with_transformers("esp-test", tau=0.2, sort="balanced")
-    model, tokens = bert("esp-test"), torch.randint(1, 30, (2, 7))
-    keep = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
-    with torch.no_grad():
-        both = model(tokens, attention_mask=keep).last_hidden_state
-        alone = model(tokens[1:, :4]).last_hidden_state
-        other = bert("sdpa")(tokens, attention_mask=keep).last_hidden_state
-    torch.testing.assert_close(both[1, :4], alone[0], rtol=0, atol=1e-5)
-    assert (both - other).abs().max() > 1e-3
+@pytest.mark.parametrize("kind", [EspAttention, SinkhornAttention])
+def test_masks_of_timm_with_plans(kind: type[nn.Module]) -> None:
+    """A mask of padding, booleans or floats, counts for queries too; other masks are refused by name."""
+    torch.manual_seed(0)
+    model = swap_attention(nn.ModuleList([timm_attention(8, 2).double()]), kind)[0].eval()
+    x, valid = torch.randn(2, 5, 8, dtype=torch.float64), torch.arange(5) < torch.tensor([[5], [3]])
+    alone = model(x[1:, :3])
+    pairs = valid[:, None, :, None] & valid[:, None, None, :]
+    for mask in (valid[:, None, None], pairs, torch.where(pairs, 0.0, -torch.inf), torch.where(pairs, 0.0, -3e38)):
+        torch.testing.assert_close(model(x, attn_mask=mask)[1, :3], alone[0], rtol=0, atol=1e-12)
+    for mask, text in (
+        (torch.ones(5, 5, dtype=torch.bool).tril(), "differs from query to query"),
+        (torch.rand(5, 5), "got a bias"),
+        (torch.stack([pairs[1], pairs[1] | True], dim=1), "differs from head to head"),
+    ):
+        with pytest.raises(ValueError, match=f"^attn_mask: .*{text}"):
+            model(x, attn_mask=mask)
+    with pytest.raises(ValueError, match=r"^is_causal: expected False"):
+        model(x, is_causal=True)
 
 
-def test_hugging_face_decoder_is_refused() -> None:
-    """A causal model meets the reason."""
-    transformers = pytest.importorskip("transformers", reason="transformers is missing: pip install transformers")
-    register_with_transformers("esp-test")
-    config = transformers.GPT2Config(vocab_size=30, n_embd=16, n_layer=1, n_head=2, attn_implementation="esp-test")
-    with pytest.raises(ValueError, match=r"triangular matrix is the identity|attention_mask: expected the same mask"):
-        transformers.GPT2Model(config)(torch.randint(1, 30, (1, 5)))
+def test_unknown_parts_of_timm_attention_are_refused() -> None:
+    """A later version of timm, or somebody's own, may compute more."""
+    model = nn.ModuleList([timm_attention(8, 2)])
+    model[0].rope = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"^0: timm\.layers\.attention\.Attention: unknown parts: rope"):
+        swap_attention(model)
+
+
+def test_report() -> None:
+    """Printed, the report has a line for each kind of module, before and after."""
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16), 3, enable_nested_tensor=False)
+    stock = "torch.nn.modules.activation.MultiheadAttention"
+    left = f"  layers.0.self_attn and 2 more: {stock}: can be exchanged"
+    assert str(swap_report(model)).splitlines() == ["exchanged: 0", "left: 3", left]
+    swap_attention(model, SinkhornAttention, where=lambda path, _: path.startswith("layers.1"))
+    exchanged = f"  layers.1.self_attn: SinkhornAttention, was {stock}"
+    assert str(swap_report(model)).splitlines() == [
+        "exchanged: 1",
+        exchanged,
+        "left: 2",
+        left.replace("2 more", "1 more"),
+    ]

@@ -64,12 +64,12 @@ def test_annealing_and_sort_in_evaluation() -> None:
     """anneal multiplies tau; in evaluation the other sort is used; both parameters learn on request."""
     module = EspAttention(8, 2, tau=0.4, sort="soft", sort_in_eval="hard", learn_tau=True)
     module.anneal(0.5)
-    assert module.log_tau.exp().item() == pytest.approx(0.2)
+    assert module.log_tau.exp().tolist() == pytest.approx([0.2, 0.2])
     x = torch.randn(2, 6, 8)
     trained, evaluated = module(x, x, x)[1], module.eval()(x, x, x)[1]
     assert (trained.sum(1) - 1).abs().max() > 1e-3 and (evaluated.sum(1) - 1).abs().max() < 1e-5
     module.train()(x, x, x)[0].sum().backward()
-    assert module.log_tau.grad.abs() > 0 and module.log_beta.grad.abs() > 0
+    assert module.log_tau.grad.all() and module.log_beta.grad.all()
     assert "tau=0.2" in repr(module) and "in eval hard" in repr(module)
 
 
@@ -114,4 +114,4 @@ def test_straight_through_trains_a_hard_sort() -> None:
     plain.load_state_dict(module.state_dict())
     assert torch.equal(module(x, x, x)[0], plain(x, x, x)[0])
     module(x, x, x, need_weights=False)[0].square().sum().backward()
-    assert module.log_tau.grad.abs() > 0 and torch.isfinite(module.in_proj.weight.grad).all()
+    assert module.log_tau.grad.all() and torch.isfinite(module.in_proj.weight.grad).all()

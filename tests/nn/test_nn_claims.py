@@ -9,11 +9,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
 from espref.claims import LEDGER, run_claim  # noqa: E402
-from espref.nn import attention, functional, scan, slices, sorting, streaming  # noqa: E402
+from espref.nn import attention, functional, operators, scan, slices, sorting  # noqa: E402
 
 decay, scores, slope, carries = scan.decay, slices.scores, scan._slope, scan._carries
-valid_count, rank_plan, factored_sort = slices.valid_count, slices.rank_plan, slices.factored_sort
-sinkhorn, esp, streamed = functional.sinkhorn_attention, functional.esp_attention, streaming.streamed
+valid_count, rank_plan, sort_tokens = slices.valid_count, slices.rank_plan, slices.sort_tokens
+sinkhorn, esp, apply = functional.sinkhorn_attention, functional.esp_attention, operators.apply
 
 BREAKS: dict[str, tuple[ModuleType, str, Callable]] = {
     "tau twice too small": (scan, "decay", lambda d, tau: decay(d, None if tau is None else tau / 2)),
@@ -38,18 +38,18 @@ BREAKS: dict[str, tuple[ModuleType, str, Callable]] = {
     ),
     "the sort not normalised": (
         slices,
-        "factored_sort",
-        lambda *arguments: ((s := factored_sort(*arguments))[0]._replace(left=torch.ones_like(s[0].left)), *s[1:]),
+        "sort_tokens",
+        lambda *arguments: (s := sort_tokens(*arguments))._replace(left=torch.ones_like(s.left)),
     ),
     "balanced scaling stopped early": (
         sorting,
         "balanced_scaling",
-        lambda sort, mask: mask / mask.sum(-1, True).sqrt(),
+        lambda sort: sort.mask / sort.mask.sum(-1, True).sqrt(),
     ),
     "slices weighed alike": (
-        functional,
-        "streamed",
-        lambda q, k, v, directions, tau, beta, *options: streamed(q, k, v, directions, tau, 0 * beta, *options),
+        operators,
+        "apply",
+        lambda q, k, v, directions, tau, beta, *options: apply(q, k, v, directions, tau, 0 * beta, *options),
     ),
     "a matrix on the way": (
         functional,

@@ -80,7 +80,8 @@ def test_settings_of_esp_attention(attention: str) -> None:
     config = Config("digits", attention, **SMALL, tau=0.3, beta=2.0, slicers="random", slices=5)
     module, default = build(few("digits"), config).encoder.blocks[0].attention, ATTENTION[attention](8, 2)
     assert (module.sort, module.sort_in_eval) == (default.sort, default.sort_in_eval)
-    assert module.log_tau.exp().item() == pytest.approx(0.3) and module.log_beta.exp().item() == pytest.approx(2)
+    assert module.log_tau.exp().tolist() == pytest.approx([0.3] * 2)
+    assert module.log_beta.exp().tolist() == pytest.approx([2.0] * 2)
     assert module.directions.shape[-2:] == (5, 4) and not module.directions.requires_grad
     learned = build(few("digits"), replace(config, slicers="learned")).encoder.blocks[0].attention
     assert learned.directions.requires_grad
