@@ -95,8 +95,7 @@ def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argp
     for line in clouds.said:
         print(line)
     problems = [
-        _standardised(claims.user_problem(x, y, a, b, max_points=options.max_points, seed=seed))
-        for seed in range(seeds)
+        standardised(claims.user_problem(x, y, a, b, max_points=options.max_points, seed=seed)) for seed in range(seeds)
     ]
     scopes = [scope for scope in ("pair", "square", "plane") if fits(problems[0], scope)]
     applicable = [replace(entry, companions=[]) for entry in entries if entry.on in scopes]
@@ -106,7 +105,7 @@ def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argp
     return Selection(applicable, problems, seeds, note, tuple(clouds.inputs.values()))
 
 
-def _standardised(problem: claims.Problem) -> claims.Problem:
+def standardised(problem: claims.Problem) -> claims.Problem:
     """Both clouds moved and scaled together to an extent between 1/2 and 1, so that nothing depends on their units.
 
     Without rounding, which could tie points that differ: a coordinate is moved only where the result is exact, which it

@@ -120,6 +120,57 @@ def esp_attention(
     return Attention(matrix @ v, matrix)
 
 
+def released_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, tau: float | Tensor = 1e-3, beta: float | Tensor = 10.0
+) -> Attention:
+    r"""The attention of the code released with the paper, for scaled queries and keys; written from its formulas.
+
+    Gauss kernels along the axes, slices weighted by unsquared distances summed under plans of mass N, and no factor N:
+    $\sum_l w_l P_l^\top Q_l v$ with $w = \mathrm{softmax}_l(-\beta \sum_{ij} |q_i - k_j| (P_l^\top Q_l)_{ij})$. See
+    ``espref.deviations`` for the differences.
+
+    Parameters
+    ----------
+    q, k, v : (..., N, E), (..., N, E), (..., N, Ev)
+        Queries and keys, scaled by E^(-1/2), and values.
+    tau, beta : float or tensor (...,)
+        Temperature of the sort and inverse temperature over slices.
+
+    Returns
+    -------
+    Attention
+        output (..., N, Ev) and matrix (..., N, N), whose rows sum to about 1.
+
+    See Also
+    --------
+    esp_attention : As in the paper.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import dense
+    >>> q, k, v = torch.rand(3, 5, 4).unbind()
+    >>> output, matrix = dense.released_attention(q / 2, k / 2, v)
+    >>> round(matrix.sum().item(), 4)
+    5.0
+
+    References
+    ----------
+    shahbazi2025espformer
+    """
+    tau = torch.as_tensor(tau, dtype=q.dtype)[..., None, None, None]  # (..., 1, 1, 1)
+    beta = torch.as_tensor(beta, dtype=q.dtype)[..., None]  # (..., 1)
+    every = valid_tokens(q, None)[..., None, :]  # (..., 1, N)
+    P = soft_permutation(q.mT, tau, every, power=2)  # (..., E, N, N)
+    Q = soft_permutation(k.mT, tau, every, power=2)  # (..., E, N, N)
+    U = P.mT @ Q  # (..., E, N, N), of mass N
+    D = torch.cdist(q, k, compute_mode="donot_use_mm_for_euclid_dist")  # (..., N, N)
+    c = (U * D[..., None, :, :]).sum((-2, -1))  # (..., E)
+    w = torch.softmax(-beta * c, dim=-1)
+    matrix = (w[..., None, None] * U).sum(-3)
+    return Attention(matrix @ v, matrix)
+
+
 def soft_permutation(
     s: Tensor,
     tau: float | Tensor,
@@ -287,7 +338,7 @@ def valid_tokens(x: Tensor, padding_mask: Tensor | None) -> Tensor:
 class DenseEsp(nn.Module):
     """Multi-head ESP self-attention, with every matrix in the open.
 
-    Its ``state_dict`` is that of :class:`espref.nn.EspAttention`.
+    Its ``state_dict`` is that of an :class:`espref.nn.EspAttention` with the same temperatures.
 
     Parameters
     ----------
@@ -311,6 +362,8 @@ class DenseEsp(nn.Module):
     >>> output.shape, matrices.shape
     (torch.Size([3, 5, 8]), torch.Size([3, 2, 5, 5]))
     """
+
+    _version = 2  # of the state_dict
 
     def __init__(
         self,
