@@ -100,8 +100,8 @@ def est_loss(
 
     Notes
     -----
-    Plans are piecewise constant in the points. With $F = \sum_l w_l c_l$ and $r_{ij} = x_i - y_j$, wherever no direction
-    ties two points of a cloud,
+    Plans are piecewise constant in the points. With $F = \sum_l w_l c_l$ and $r_{ij} = x_i - y_j$, wherever no
+    direction ties two points of a cloud,
 
     $$\frac{\partial F}{\partial x_i} = \sum_l w_l\, (1 - \beta (c_l - F))
       \sum_j G_{l,ij}\; p\, |r_{ij}|^{p-2}\, r_{ij} .$$
