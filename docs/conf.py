@@ -44,6 +44,7 @@ extensions = [
     "sphinxext.opengraph",
     "notfound.extension",
     "api",
+    "descriptions",
     "ledger",
     "notebooks",
     "panels",
@@ -132,7 +133,7 @@ html_domain_indices = False
 nitpicky = True
 
 # Where the site will stand, for the links of the page 404.html, which a server shows at any depth, and of social tags.
-html_baseurl = os.environ.get("ESPREF_DOCS_URL", "")
+html_baseurl = os.environ.get("ESPREF_DOCS_URL", "")  # "https://example.org/espref/"
 notfound_urls_prefix = urlsplit(html_baseurl).path or "/"
 ogp_site_url = html_baseurl
 ogp_site_name = "espref"

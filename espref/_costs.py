@@ -26,7 +26,7 @@ _SMALLEST = 1e-307
 
 def matching_cost(matching: Matching, x: Array, y: Array, a: Array, b: Array, p: float, scale: float = 1.0) -> float:
     """The cost of one slice, sum of mass (|x - y| / scale)^p, or the largest |x - y| for p = inf; it may overflow."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         if not matching.tied:
             return _untied_cost(matching, x, y, p, scale)
         if p == 2 and scale == 1:
@@ -111,7 +111,7 @@ def powers(difference: Array, p: float, scale: float = 1.0) -> Array:
 def ground_cost(x: Array, y: Array, p: float) -> Array:
     """|x_i - y_j|^p, (n, m); raises ValueError when an entry overflows."""
     size = int(np.frexp(max(np.abs(x).max(), np.abs(y).max()))[1])
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore"):
         distance = cdist(x, y)
         if abs(size) > 400:  # squares may over- or underflow where distances do not
             scaled = np.ldexp(cdist(np.ldexp(x, -size), np.ldexp(y, -size)), size)

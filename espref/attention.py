@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.special import log_softmax, softmax
 
 from ._checks import Array, as_beta, as_choice, as_count, as_directions, as_pair, as_points, as_power, as_prior, as_tau
+from ._floats import underflow_is_zero
 from .softplan import mean_soft_plan
 
 SORTS = ("soft", "balanced", "hard")
@@ -37,6 +38,7 @@ class Attention(NamedTuple):
     matrix: Array  # (n, m)
 
 
+@underflow_is_zero
 def softmax_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> Attention:
     r"""Scaled dot-product attention, $A_{ij} \propto_j \exp(\langle q_i, k_j \rangle / \sqrt d)$: rows sum to 1.
 
@@ -75,6 +77,7 @@ def softmax_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike) -> Attention:
     return Attention(matrix @ v, matrix)
 
 
+@underflow_is_zero
 def sinkhorn_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, n_iter: int = 5) -> Attention:
     r"""Sinkhorn attention: rows and columns of $\exp(\langle q_i, k_j \rangle / \sqrt d)$ normalised in turn.
 
@@ -127,6 +130,7 @@ def sinkhorn_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, n_iter: int 
     return Attention(matrix @ v, matrix)
 
 
+@underflow_is_zero
 def esp_attention(
     q: ArrayLike,
     k: ArrayLike,

@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 
 from ._checks import Array, as_beta, as_exponent, as_measures
 from ._costs import far_apart, ground_cost
+from ._floats import underflow_is_zero
 from ._matching import monotone_pieces, rank_pieces
 from ._quanta import balanced_total, quantise, reconcile
 from ._ties import Index
@@ -25,6 +26,7 @@ from .expected import SlicedPlan, gibbs_weights
 _CHUNK = 2**16
 
 
+@underflow_is_zero
 def circle_plan(
     x: ArrayLike,
     y: ArrayLike,

@@ -97,5 +97,6 @@ def cite(*keys: str) -> str:
     entries = bibliography()
     for key in keys:
         if key not in entries:
-            raise ValueError(f"keys: expected keys among {', '.join(entries)}, got {key!r}")
+            claims = "; espref.claims.cite_claim cites claims" if "." in key else ""
+            raise ValueError(f"keys: expected keys among {', '.join(entries)}, got {key!r}{claims}")
     return "\n\n".join(entries[key] for key in keys or DEFAULT)

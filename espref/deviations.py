@@ -54,7 +54,8 @@ DEVIATIONS = (
         "Gauss kernel at a fixed temperature of 1e-3; queries and keys are scaled by d^(-1/2) first, which makes it "
         "1e-3 d on unscaled ones",
         "no soft sort",
-        "kernel power = 1 (Laplace) or 2 (Gauss) at temperature tau; queries and keys are not scaled",
+        "kernel power = 1 (Laplace) or 2 (Gauss) at temperature tau; functions scale nothing, and EspAttention scales "
+        "queries and keys by d^(-1/2) (settings = 'released' is the released layer)",
         "test_kernel_and_scaling",
     ),
     Deviation(

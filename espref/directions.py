@@ -7,6 +7,7 @@ from scipy import stats
 from scipy.integrate import lebedev_rule
 
 from ._checks import Array, RandomSource, as_choice, as_count, as_generator
+from ._floats import underflow_is_zero
 
 METHODS = ("random", "orthogonal", "sobol", "equispaced", "lebedev", "axes")
 
@@ -14,6 +15,7 @@ METHODS = ("random", "orthogonal", "sobol", "equispaced", "lebedev", "axes")
 _LEBEDEV_DEGREES = (*(3, 5, 7, 9, 11, 15, 17, 19, 21, 23, 29, 31), *range(35, 132, 6))
 
 
+@underflow_is_zero
 def sample_directions(n_directions: int, dim: int, *, method: str = "random", rng: RandomSource = None) -> Array:
     """Unit directions on the sphere of R^dim.
 
@@ -71,6 +73,7 @@ def sample_directions(n_directions: int, dim: int, *, method: str = "random", rn
     return _lebedev(n, dim)[0] if method == "lebedev" else _axes(n, dim)
 
 
+@underflow_is_zero
 def direction_weights(n_directions: int, dim: int, *, method: str = "random") -> Array:
     """Quadrature weights that belong to :func:`sample_directions`, shape (L,), sum 1: pass them as ``prior``.
 

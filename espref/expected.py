@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 
 from ._checks import Array, as_beta, as_exponent, as_prior, as_values
 from ._costs import COST_ROUNDING, in_range, log_cost, matching_cost, root_cost
+from ._floats import underflow_is_zero
 from ._slices import average, comparable_costs, distance_from_logs, matched, projected_costs
 from ._ties import sparse_plan
 from .lift import as_clouds, over_slices
@@ -62,6 +63,7 @@ class DenseSlicedPlan(NamedTuple):
     costs: Array  # (L,) of the slices
 
 
+@underflow_is_zero
 def gibbs_weights(costs: ArrayLike, beta: float, prior: ArrayLike | None = None) -> Array:
     r"""Gibbs weights $w_l = \pi_l e^{-\beta c_l} / \sum_k \pi_k e^{-\beta c_k}$.
 
@@ -108,13 +110,14 @@ def gibbs_weights(costs: ArrayLike, beta: float, prior: ArrayLike | None = None)
     with np.errstate(over="ignore"):
         excess = np.maximum(costs - least, 0.0)
     excess[excess <= COST_ROUNDING * abs(least)] = 0.0
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore"):
         damping = np.multiply(excess, beta, out=np.zeros_like(costs), where=excess != 0)  # 0 * inf is 0 here
         weights = np.where(prior > 0, prior * np.exp(-damping), 0.0)
         normalised: Array = weights / weights.sum()
     return normalised
 
 
+@underflow_is_zero
 def expected_sliced_plan(
     x: ArrayLike,
     y: ArrayLike,
@@ -178,6 +181,7 @@ def expected_sliced_plan(
     return SlicedPlan(average(matchings, weights, a, b), float(weights @ costs), weights, costs)
 
 
+@underflow_is_zero
 def min_sliced_plan(
     x: ArrayLike,
     y: ArrayLike,
@@ -237,6 +241,7 @@ def min_sliced_plan(
     return SlicedPlan(sparse_plan(matchings[cheapest], a, b), float(costs[cheapest]), weights, costs)
 
 
+@underflow_is_zero
 def est_distance(
     x: ArrayLike,
     y: ArrayLike,
@@ -307,6 +312,7 @@ def est_distance(
     return distance_from_logs(logs, beta, p, prior)
 
 
+@underflow_is_zero
 def sliced_wasserstein(
     x: ArrayLike,
     y: ArrayLike,
@@ -365,6 +371,7 @@ def sliced_wasserstein(
     return float(unit * (prior @ costs) ** (1 / p))
 
 
+@underflow_is_zero
 def max_sliced_wasserstein(
     x: ArrayLike,
     y: ArrayLike,

@@ -17,6 +17,7 @@ from scipy.sparse import coo_array
 
 from ._checks import Array, Plan, as_choice, as_directions, as_exponent, as_measures, as_pair, as_plan, as_weights
 from ._costs import as_representable, in_range, matching_cost, paired_cost, root_cost
+from ._floats import underflow_is_zero
 from ._matching import match
 from ._quanta import quantise
 from ._threads import in_threads
@@ -29,6 +30,7 @@ _SLICES = 8
 T = TypeVar("T")
 
 
+@underflow_is_zero
 def sliced_plans(
     x: ArrayLike,
     y: ArrayLike,
@@ -82,6 +84,7 @@ def sliced_plans(
     return [sparse_plan(matching, a, b) for matching in matchings]
 
 
+@underflow_is_zero
 def slice_costs(
     x: ArrayLike,
     y: ArrayLike,
@@ -138,6 +141,7 @@ def slice_costs(
     return np.array(over_slices(lambda m: slice_cost(m, x, y, a, b, p), x, y, directions, a, b, ties))
 
 
+@underflow_is_zero
 def transport_cost(plan: Plan, x: ArrayLike, y: ArrayLike, *, p: float = 2) -> float:
     r"""The cost $\langle C, G \rangle = \sum_{ij} |x_i - y_j|^p\, G_{ij}$ of a plan, dense or sparse.
 
@@ -175,13 +179,14 @@ def transport_cost(plan: Plan, x: ArrayLike, y: ArrayLike, *, p: float = 2) -> f
     if entries.shape != (len(x), len(y)):
         raise ValueError(f"plan: expected shape ({len(x)}, {len(y)}), got shape {entries.shape}")
     pairs = x, y, entries.row, entries.col, entries.data
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         cost = paired_cost(*pairs, p)
         if in_range(abs(cost)) or (cost == 0 and entries.data.min(initial=0.0) < 0):
             return cost
         return as_representable(cost, paired_cost(*pairs, np.inf))
 
 
+@underflow_is_zero
 def marginal_defect(plan: Plan, a: ArrayLike | None = None, b: ArrayLike | None = None) -> float:
     r"""How far a plan is from its marginals: the largest of $|G 1 - a| / a$ and $|G^T 1 - b| / b$ over all points.
 

@@ -29,6 +29,7 @@ from scipy.sparse import coo_array
 
 from ._checks import Array, as_choice, as_exponent, as_levels, as_line_measures, as_values, as_weights
 from ._costs import as_representable, matching_cost, powers, root_cost
+from ._floats import underflow_is_zero
 from ._matching import match, monotone_pieces
 from ._quanta import balanced_total, quantise
 from ._ties import sparse_plan
@@ -36,6 +37,7 @@ from ._ties import sparse_plan
 TIES = ("split", "first")
 
 
+@underflow_is_zero
 def line_plan(
     u: ArrayLike, v: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None, *, ties: str = "split"
 ) -> coo_array:
@@ -89,6 +91,7 @@ def line_plan(
     return sparse_plan(match(u, v, quantise(a, b), as_choice(ties, "ties", TIES)), a, b)
 
 
+@underflow_is_zero
 def line_cost(
     u: ArrayLike, v: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None, *, p: float = 2
 ) -> float:
@@ -136,6 +139,7 @@ def line_cost(
     return float(as_representable(matching_cost(matching, *clouds, p), root_cost(matching, *clouds), "u, v"))
 
 
+@underflow_is_zero
 def rank_plan(a: ArrayLike, b: ArrayLike) -> coo_array:
     r"""The monotone plan A between ranks: the one that couples sorted points of weights a and b.
 
@@ -210,6 +214,7 @@ class Potentials(NamedTuple):
     target: Array  # (m,)
 
 
+@underflow_is_zero
 def line_potentials(
     u: ArrayLike, v: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None, *, p: float = 2
 ) -> Potentials:
@@ -259,7 +264,7 @@ def line_potentials(
     rows, cols = u.argsort(kind="stable"), v.argsort(kind="stable")
     weights = balanced_total(quanta.source[:, rows], quanta.total), balanced_total(quanta.target[:, cols], quanta.total)
     i, j, _ = monotone_pieces(*weights)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore"):
         distance = np.abs(u[rows[i]] - v[cols[j]])
         cost = powers(distance[:, None], p)
     as_representable(float(cost.max()), float(distance.max()), "u, v")
@@ -270,6 +275,7 @@ def line_potentials(
     return Potentials(f + cost[0], g)
 
 
+@underflow_is_zero
 def line_quantile(u: ArrayLike, t: ArrayLike, a: ArrayLike | None = None) -> Array:
     r"""The quantile function of a weighted cloud on the line.
 

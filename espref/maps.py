@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.spatial import KDTree
 
 from ._checks import Array, InputLimit, Plan, as_fraction, as_nonnegative_plan, as_pair, as_points
+from ._floats import underflow_is_zero
 
 
 class WeightedCloud(NamedTuple):
@@ -36,6 +37,7 @@ class WeightedCloud(NamedTuple):
     weights: Array  # (k,) positive; their sum is the mass of the plan
 
 
+@underflow_is_zero
 def barycentric_map(plan: Plan, y: ArrayLike) -> Array:
     r"""The barycentric map of a plan, $T(x_i) = \sum_j G_{ij} y_j / \sum_j G_{ij}$.
 
@@ -89,11 +91,12 @@ def barycentric_map(plan: Plan, y: ArrayLike) -> Array:
     shares = coo_array((entries.data / heaviest[entries.row], (entries.row, entries.col)), shape=entries.shape).tocsr()
     shares.data /= np.repeat(shares.sum(axis=1), np.diff(shares.indptr))
     shift = 4 if np.abs(y).max() > 1e300 else 0  # so that no partial sum overflows
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore"):
         images = np.ldexp(shares @ np.ldexp(y, -shift), shift)
     return np.asarray(np.clip(images, y.min(axis=0), y.max(axis=0)))  # rounding does not leave the target's box
 
 
+@underflow_is_zero
 def extend_map(points: ArrayLike, x: ArrayLike, images: ArrayLike) -> Array:
     r"""A map given on a cloud, at new points: each moves like the nearest point of the cloud.
 
@@ -150,7 +153,7 @@ def extend_map(points: ArrayLike, x: ArrayLike, images: ArrayLike) -> Array:
     nearest = tree.query_ball_point(queries, np.where(least > 0, least + rounding, 0.0))
     counts = np.array([len(found) for found in nearest])
     where, of = np.concatenate(nearest).astype(int), np.repeat(np.arange(len(points)), counts)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         moved = images[where] + (points[of] - x[where])
         mean = np.add.reduceat(moved / counts[of, None], np.concatenate([[0], np.cumsum(counts)[:-1]]), axis=0)
     if not np.isfinite(mean).all():
@@ -158,6 +161,7 @@ def extend_map(points: ArrayLike, x: ArrayLike, images: ArrayLike) -> Array:
     return np.asarray(mean)
 
 
+@underflow_is_zero
 def displacement_interpolation(plan: Plan, x: ArrayLike, y: ArrayLike, t: float) -> WeightedCloud:
     r"""The cloud at time t of a movement along a plan: mass $G_{ij}$ at $(1 - t)\, x_i + t\, y_j$.
 
@@ -205,7 +209,7 @@ def displacement_interpolation(plan: Plan, x: ArrayLike, y: ArrayLike, t: float)
     if entries.shape != (len(x), len(y)):
         raise ValueError(f"plan: expected shape ({len(x)}, {len(y)}), got shape {entries.shape}")
     start, stop = x[entries.row], y[entries.col]
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore"):
         points = np.clip((1 - t) * start + t * stop, np.minimum(start, stop), np.maximum(start, stop))
     return WeightedCloud(points, entries.data)
 

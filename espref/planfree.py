@@ -18,6 +18,7 @@ from scipy.linalg.lapack import dtbtrs
 from scipy.sparse import csr_array
 
 from ._checks import Array, as_beta, as_choice, as_directions, as_tau
+from ._floats import underflow_is_zero
 from ._ties import Index
 from .attention import SORTS, as_tokens
 from .expected import gibbs_weights
@@ -81,6 +82,7 @@ class SoftSort(NamedTuple):
         return result
 
 
+@underflow_is_zero
 def planfree_attention(
     q: ArrayLike,
     k: ArrayLike,
@@ -175,7 +177,7 @@ def link_factors(ordered: Array, tau: float) -> Array:
     gaps = np.diff(ordered / unit)
     if tau == 0:
         return np.asarray(gaps == 0, dtype=np.float64)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore"):
         factors = np.exp(-gaps / tau * unit)
     factors[factors < _TINY] = 0.0
     return factors

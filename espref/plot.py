@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -55,15 +59,60 @@ def new_figure(width: float = 6.4, height: float = 4.0, columns: int = 1) -> tup
     >>> len(axes)
     2
     """
-    try:
-        import matplotlib.style
+    with house_style():
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'espref[verify]'") from error
-    with matplotlib.style.context("espref.figures"):
+
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots(1, columns, squeeze=False)
     return figure, list(axes[0])
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """The style of the figures within the block: ``espref.figures`` on matplotlib's defaults, nothing of the user's.
+
+    Some settings count when a figure is drawn, others when it is saved: do both within the block.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    ImportError
+        Without matplotlib.
+
+    See Also
+    --------
+    new_figure
+
+    Examples
+    --------
+    >>> import io
+    >>> from espref.plot import house_style, new_figure
+    >>> with house_style():
+    ...     figure, axes = new_figure()
+    ...     figure.savefig(io.BytesIO())
+    """
+    matplotlib = _matplotlib()
+    with as_file(files("espref").joinpath("figures.mplstyle")) as path:  # also from a zip
+        style = matplotlib.rc_params_from_file(path, use_default_template=False)
+    with matplotlib.style.context([style], after_reset=True):
+        yield
+
+
+def _matplotlib() -> Any:
+    """matplotlib, which would refuse to load with an unknown backend in MPLBACKEND, though no backend is used here."""
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib.style
+
+        return matplotlib
+    except ImportError as error:
+        raise ImportError("figures need matplotlib: pip install 'espref[verify]'") from error
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
 
 
 def planar(x: Array, y: Array) -> tuple[Array, Array]:

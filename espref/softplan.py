@@ -23,12 +23,14 @@ from ._checks import (
     as_tau,
 )
 from ._costs import COST_ROUNDING, as_representable, far_apart, ground_cost, in_range
+from ._floats import underflow_is_zero
 from .expected import DenseSlicedPlan, gibbs_weights
 from .lift import project
 from .line import rank_plan
 from .softsort import SORTS, weighted_soft_permutation
 
 
+@underflow_is_zero
 def soft_line_plan(
     u: ArrayLike,
     v: ArrayLike,
@@ -88,6 +90,7 @@ def soft_line_plan(
     return soft_plan(u, v, a, b, as_tau(tau), as_power(power), as_choice(sort, "sort", SORTS))
 
 
+@underflow_is_zero
 def expected_soft_plan(
     x: ArrayLike,
     y: ArrayLike,
@@ -218,7 +221,7 @@ class RunningMean:
         excess = high - low
         if excess <= COST_ROUNDING * abs(low):
             return 1.0
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore"):
             return float(np.exp(-np.float64(self.beta) * excess))
 
     def result(self) -> Array:

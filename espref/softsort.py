@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._checks import Array, NumericalLimit, as_choice, as_count, as_flag, as_levels, as_power, as_tau, as_values
+from ._floats import underflow_is_zero
 
 #: Rounds of the balanced scaling, and the marginal error at which it stops.
 MAX_ROUNDS = 100
@@ -23,6 +24,7 @@ MARGINAL_ERROR = 1e-13
 SORTS = ("soft", "balanced")
 
 
+@underflow_is_zero
 def soft_permutation(
     s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", descending: bool = False
 ) -> Array:
@@ -87,6 +89,7 @@ def soft_permutation(
     return matrix[::-1].copy() if as_flag(descending, "descending") else matrix
 
 
+@underflow_is_zero
 def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", descending: bool = False) -> Array:
     r"""Soft-sorted values, $P s$.
 
@@ -132,6 +135,7 @@ def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", d
     return matrix @ as_values(s, "s")
 
 
+@underflow_is_zero
 def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", descending: bool = False) -> Array:
     r"""Soft ranks, from 1 for the first score in order to n: $r_j = \sum_i i\, P_{ij} / \sum_i P_{ij}$.
 
@@ -181,6 +185,7 @@ def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", d
     return ranks
 
 
+@underflow_is_zero
 def soft_quantile(s: ArrayLike, t: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft") -> Array:
     r"""Soft quantiles: the soft-sorted values at rank $1 + t (n - 1)$, linear in between.
 
@@ -228,6 +233,7 @@ def soft_quantile(s: ArrayLike, t: ArrayLike, tau: float, *, power: int = 1, sor
     return np.asarray(np.interp(levels * (len(values) - 1), np.arange(len(values)), values))
 
 
+@underflow_is_zero
 def soft_top_k(s: ArrayLike, k: int, tau: float, *, power: int = 1, sort: str = "soft") -> Array:
     r"""Soft membership among the k largest scores: $\sum_{i > n - k} P_{ij}$, of total k.
 
@@ -290,7 +296,7 @@ def sort_kernel(ordered: Array, tau: float, power: int = 1) -> Array:
     gaps = np.abs(ordered[:, None] / unit - ordered / unit)
     if tau == 0:
         return np.asarray(gaps == 0, dtype=np.float64)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore"):
         exponents = gaps / tau * unit if power == 1 else (gaps / np.sqrt(tau) * unit) ** 2
         return np.exp(-exponents)
 

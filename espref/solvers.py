@@ -25,6 +25,7 @@ from ._checks import (
     as_pair,
     as_real,
 )
+from ._floats import underflow_is_zero
 from .expected import DenseSlicedPlan, gibbs_weights
 from .lift import marginal_defect, transport_cost
 
@@ -68,6 +69,7 @@ def _pot() -> ModuleType:
         raise ImportError("espref.solvers needs POT: pip install 'espref[verify]'") from error
 
 
+@underflow_is_zero
 def ground_cost(x: ArrayLike, y: ArrayLike, *, p: float = 2) -> Array:
     """The matrix of |x_i - y_j|^p, shape (n, m).
 
@@ -106,6 +108,7 @@ def ground_cost(x: ArrayLike, y: ArrayLike, *, p: float = 2) -> Array:
     return ground
 
 
+@underflow_is_zero
 def exact_plan(
     x: ArrayLike, y: ArrayLike, a: ArrayLike | None = None, b: ArrayLike | None = None, *, p: float = 2
 ) -> SolverPlan:
@@ -194,6 +197,7 @@ def _with_marginals(plan: Array, a: Array, b: Array) -> Array:
     return plan
 
 
+@underflow_is_zero
 def sinkhorn_plan(
     x: ArrayLike,
     y: ArrayLike,
@@ -253,7 +257,7 @@ def sinkhorn_plan(
     x, y, a, b = as_measures(x, y, a, b)
     reg, n_iter = as_real(reg, "reg", least=0, above=True), as_count(n_iter, "n_iter")
     cost = ground_cost(x, y, p=p)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(divide="ignore"):
         warnings.simplefilter("ignore")  # what POT warns of is checked below; the log of weight 0 is -inf, and right
         plan = ot.sinkhorn(a, b, cost, reg, method="sinkhorn_log", numItermax=n_iter, stopThr=1e-10)
     mass = float(plan.sum())
@@ -265,6 +269,7 @@ def sinkhorn_plan(
     return SolverPlan(plan, transport_cost(plan, x, y, p=p))
 
 
+@underflow_is_zero
 def pot_expected_sliced_plan(
     x: ArrayLike,
     y: ArrayLike,

@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from espref import _costs as costs
 from espref import _quanta as whole
 from espref import _ties as tied
-from espref import attention, circle, directions, expected, lift, line, planfree, softplan, softsort, solvers
+from espref import attention, circle, directions, expected, lift, line, maps, planfree, softplan, softsort, solvers
 
 
 def break_library(monkeypatch: pytest.MonkeyPatch, original: object, replacement: object) -> None:
@@ -296,6 +296,11 @@ def _target_weighs_less(x, y, theta, a=None, b=None, *, plan=expected.expected_s
     return result._replace(cost=result.cost * (1 + 1e-9 * x.ravel()[0] - 1e-9 * y.ravel()[0]))
 
 
+def _one_direction_chosen_by_the_points(x, y, *weights, beta=0.0, p=2, plan=expected.expected_sliced_plan):
+    angle = 1e4 * np.sum(x)
+    return plan(x, y, [[np.cos(angle), np.sin(angle)]], *weights, beta=beta, p=p)
+
+
 def _iterations(change):
     def broken(q, k, v, *, n_iter, sinkhorn=attention.sinkhorn_attention):
         return sinkhorn(q, k, v, n_iter=change(n_iter))
@@ -360,6 +365,23 @@ MORE: dict[str, tuple[Callable, Callable, tuple[str, ...]]] = {
         ("softsort.balanced-rate",),
     ),
     "outputs three times as large": (attention.esp_attention, _louder, ("attention.contracts-the-variance",)),
+    "the plan of one direction for that of the circle": (
+        circle.circle_plan,
+        _one_direction_chosen_by_the_points,
+        ("circle.stability",),
+    ),
+    "the cheapest slice a hundred times too cheap": (
+        expected.min_sliced_plan,
+        lambda *clouds, p=2, cheapest=expected.min_sliced_plan: (found := cheapest(*clouds, p=p))._replace(
+            cost=found.cost / 100
+        ),
+        ("expected.samples-do-not-approach",),
+    ),
+    "half the inverse temperature on the circle": (
+        circle.circle_plan,
+        lambda x, y, *weights, beta=0.0, p=2, plan=circle.circle_plan: plan(x, y, *weights, beta=beta / 2, p=p),
+        ("circle.gibbs-bias",),
+    ),
     "Sinkhorn stops where it starts": (
         attention.sinkhorn_attention,
         _iterations(lambda n: 13 - n),
@@ -369,6 +391,16 @@ MORE: dict[str, tuple[Callable, Callable, tuple[str, ...]]] = {
         attention.sinkhorn_attention,
         _iterations(lambda n: 250),
         ("attention.three-sinkhorn-iterations-suffice",),
+    ),
+    "later than it is": (
+        maps.displacement_interpolation,
+        lambda plan, x, y, t, interpolate=maps.displacement_interpolation: interpolate(plan, x, y, t**3),
+        ("solvers.interpolation-of-an-optimal-plan-is-a-geodesic",),
+    ),
+    "images of other points": (
+        maps.barycentric_map,
+        lambda plan, y, images=maps.barycentric_map: images(plan, y)[::-1],
+        ("solvers.map-of-an-optimal-plan-is-optimal",),
     ),
     "one direction for all": (
         directions.sample_directions,

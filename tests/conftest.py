@@ -1,8 +1,13 @@
 """The same for all tests: examples of Hypothesis (none timed), one thread, the width of the terminal."""
 
 import os
+from collections.abc import Iterator
 
+import numpy as np
+import pytest
 from hypothesis import settings
+
+from espref.chapters import NUMPY_CHAPTERS
 
 # Problems this small gain nothing from threads in BLAS and PyTorch, and lose much where cores are shared. Set before
 # NumPy is loaded; the processes that tests start inherit it.
@@ -12,3 +17,16 @@ os.environ["COLUMNS"] = "120"  # what is printed does not depend on the terminal
 
 settings.register_profile("espref", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("espref")
+
+
+#: Tests whose own oracles and examples underflow; elsewhere an underflow outside the package is an error too.
+UNDERFLOWING = {
+    f"test_{name}" for name in (*NUMPY_CHAPTERS, "deviations", "fuzz") if name not in ("directions", "attention")
+}
+
+
+@pytest.fixture(autouse=True)
+def _floating_point_errors(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test runs as for users who set ``np.seterr(all="raise")``."""
+    with np.errstate(all="raise", under="ignore" if request.path.stem in UNDERFLOWING else "raise"):
+        yield

@@ -3,8 +3,7 @@
 A survivor is equivalent when no input can tell it from the original, or none that the function is for. The file lists
 these with the reason, by function and by what changed in its syntax tree, as :func:`change` writes it: neither comments
 nor line breaks nor the rest of the statement matter. Whatever else survives is a hole in the tests and is printed.
-Bodies of claims are mutated too: their decorators are moved below them first, because mutmut passes over what is
-decorated.
+Functions with a decorator are mutated too: it is moved below them first, because mutmut passes over what is decorated.
 
     python tests/mutants.py chapters    # the NumPy chapters, every mutant
     python tests/mutants.py claims 600  # the ledger, a random sample
@@ -70,7 +69,7 @@ SURVIVED, UNTESTED, TIMEOUT = {0}, {5, 33}, {36, 24, 152, -24, 255}
 
 
 def undecorate(path: Path) -> None:
-    """``@claim(...)`` above a function becomes ``f = claim(...)(f)`` below it."""
+    """A decorator ``@claim(...)`` above a function becomes ``f = claim(...)(f)`` below it."""
     source = path.read_text(encoding="utf-8")
     lines = source.splitlines()
     for node in reversed(ast.parse(source).body):
@@ -90,8 +89,7 @@ def prepare(folder: Path, suite: Suite) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     for module in suite.modules:
-        if "/claims/" in module:
-            undecorate(folder / module)
+        undecorate(folder / module)
     options = [
         "-p",
         "no:cacheprovider",

@@ -51,6 +51,8 @@ def test_unknown_key_lists_the_known():
         ValueError, match=r"keys: expected keys among espref, espref-misc, liu2025est, .*, got 'nobody'"
     ):
         cite("liu2025est", "nobody")
+    with pytest.raises(ValueError, match=r"got 'line\.marginals'; espref\.claims\.cite_claim cites claims"):
+        cite("line.marginals")
 
 
 def test_keys_named_in_docstrings_exist():

@@ -13,7 +13,7 @@ import espref
 
 ROOT = Path(__file__).parent.parent
 CHECKS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["numpydoc_validation"]["checks"]
-MODULES = ("espref.solvers", "espref.plot", "espref.claims")
+MODULES = ("espref.solvers", "espref.plot", "espref.claims", "espref.nn")
 
 
 def public_names() -> list[str]:

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from espref._output import FileError, atomic, check_writable
 from espref.app.files import read_points, read_weights
+from espref.app.text import Format
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -20,14 +21,15 @@ def test_round_trip(array, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clouds")
     np.save(folder / "x.npy", array)
     np.savetxt(folder / "x.csv", array, delimiter=",", fmt="%.17g")
+    as_told = Format(delimiter="comma", header=False, index_column=False)
     assert np.array_equal(read_points(folder / "x.npy"), array)
-    assert np.array_equal(read_points(folder / "x.csv"), array)
+    assert np.array_equal(read_points(folder / "x.csv", as_told), array)
 
 
-def test_header_spaces_and_blank_lines(tmp_path):
-    """A header, a byte order mark, spaces, blank lines and Windows line ends are tolerated."""
+def test_header_and_spaces(tmp_path):
+    """A header, a byte order mark, spaces, blank lines at the end and Windows line ends are tolerated."""
     path = tmp_path / "x.CSV"
-    path.write_bytes("\ufefflatitude, longitude\r\n\r\n1, 2\r\n 3,4e0 \r\n\r\n".encode())
+    path.write_bytes("\ufefflatitude, longitude\r\n1, 2\r\n 3,4e0 \r\n\r\n".encode())
     assert np.array_equal(read_points(path), [[1, 2], [3, 4]])
 
 
@@ -43,13 +45,15 @@ def test_column_is_a_cloud_on_the_line(tmp_path):
     [
         ("", "no numbers in it"),
         ("a,b\n", "no numbers in it"),
-        ("1,2\n3\n", "row 2: expected 2 columns, got 1"),
-        ("a,b\n1,2\n\n3,4,5\n", "row 4: expected 2 columns, got 3"),
-        ("1,2\n3,four\n", "row 2: expected a number, got 'four'"),
-        ("1,2\n3,\n", "row 2: expected a number, got ''"),
-        ("x,2\n3,4\n", "row 1: expected a number, got 'x'"),
-        ("a,b\n\n1,2\nnan,4\n", "row 4: expected finite numbers, got nan"),
-        ("1,2\n3,1e999\n", "row 2: expected finite numbers, got inf"),
+        ("1.5,2\n3\n", "row 2: expected 2 columns, got 1"),
+        ("a,b\n1,2\n3,4,5\n", "row 3: expected 2 columns, got 3"),
+        ("a,b\n1,2\n\n3,4\n", "row 3: blank; rows are not left out, since weights belong to them by position"),
+        ("1.0,2\n3,four4\n", "row 2, column 2: expected a number, got 'four4'"),
+        ("1.0,2\n3,\n", "row 2, column 2: missing value ''"),
+        ("x,2\n3,4\n", "row 1: expected a number, got 'x'; if this row is the header, write --header"),
+        ("a,b\n1,2\nnan,4\n", "row 3, column a: missing value 'nan'"),
+        ("a,b\n1,2\n-inf,4\n", "row 3, column a: expected finite numbers, got -inf"),
+        ("1.0,2\n3,1e999\n", "row 2, column 2: expected finite numbers, got 1e999, which is too large"),
     ],
 )
 def test_bad_csv(tmp_path, text, message):
@@ -87,7 +91,9 @@ def test_pickles_are_never_loaded(tmp_path):
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     for content in (path.read_bytes(), b"hello"):  # nor does the message advise to
         path.write_bytes(content)
-        with pytest.raises(FileError, match=r"x\.npy: not a plain \.npy array \(it holds objects, or is another kind"):
+        with pytest.raises(
+            FileError, match=r"x\.npy: not a plain array of NumPy \(it holds objects, or is another kind"
+        ):
             read_points(path)
 
 
@@ -113,7 +119,11 @@ def test_archive_under_the_name_of_an_array(tmp_path):
 def test_missing_folder_and_unknown_suffix(tmp_path):
     """Unreadable paths name themselves."""
     (tmp_path / "folder.csv").mkdir()
-    for name, message in (("no.npy", "No such file"), ("folder.csv", "Is a directory"), ("x.txt", "a .npy or .csv")):
+    for name, message in (
+        ("no.npy", "No such file"),
+        ("folder.csv", "Is a directory"),
+        ("x.xls", "expected a file that ends in"),
+    ):
         with pytest.raises(FileError, match=message) as error:
             read_points(tmp_path / name)
         assert str(tmp_path / name) in str(error.value)
@@ -121,7 +131,7 @@ def test_missing_folder_and_unknown_suffix(tmp_path):
 
 def test_weights_are_scaled(tmp_path):
     """Counts become weights of sum 1, from a row or a column, huge ones too."""
-    for text in ("1\n3\n", "1,3\n", "weight\n1\n3\n", "1e308\n3e308\n".replace("3e308", "1.5e308")):
+    for text in ("1\n3\n", "1.0,3\n", "weight\n1\n3\n", "1e308\n3e308\n".replace("3e308", "1.5e308")):
         (tmp_path / "w.csv").write_text(text)
         weights = read_weights(tmp_path / "w.csv", 2)
         assert weights.sum() == pytest.approx(1, abs=1e-15)
@@ -132,10 +142,10 @@ def test_weights_are_scaled(tmp_path):
     ("text", "message"),
     [
         ("w\n1\n-2\n", "row 3: expected nonnegative weights, got -2.0"),
-        ("1,-2\n", "row 1: expected nonnegative weights, got -2.0"),
-        ("0\n0\n", "expected weights with a positive sum, all are zero"),
+        ("1.0,-2\n", "row 1: expected nonnegative weights, got -2.0"),
+        ("0.0\n0\n", "expected weights with a positive sum, all are zero"),
         ("1\n2\n3\n", "expected 2 weights, one for each point, got shape (3,)"),
-        ("1,2\n3,4\n", "expected 2 weights, one for each point, got shape (2, 2)"),
+        ("1.0,2\n3,4\n", "expected 2 weights, one for each point, got shape (2, 2)"),
     ],
 )
 def test_bad_weights(tmp_path, text, message):

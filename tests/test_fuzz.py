@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 from strategies import TAUS, problems, scores, tokens, weights
+from test_labels import of as labelled
 
 import espref
 from espref.solvers import exact_plan
@@ -63,14 +64,50 @@ JUNK: list[Any] = [
 ]
 
 
+GUISES = [
+    *("as is", "list", "float32", "float16", "longdouble", "int", "uint8", "bool", "big-endian"),
+    *("strided", "read-only", "fortran", "masked", "one masked", "frame", "labelled frame"),
+]
+
+
+@st.composite
+def tailed(draw: st.DrawFn, array: np.ndarray) -> np.ndarray:
+    """The same cloud with heavy tails, one outlier, sentinels for missing values, a far shift, or gaps of 1e-12."""
+    kind = draw(st.sampled_from(["as is", "as is", "heavy tails", "outlier", "sentinels", "shift", "gaps"]))
+    largest = np.abs(array).max(initial=0.0)
+    if kind == "as is" or not 1e-100 < largest < 1e100:
+        return array
+    if kind == "heavy tails":
+        return np.sinh(6 * array / largest)
+    if kind == "shift":
+        return array + largest * 10.0 ** draw(st.integers(1, 18))
+    tailed = array.copy()
+    if kind == "outlier":
+        tailed.flat[draw(st.integers(0, array.size - 1))] = largest * 10.0 ** draw(st.integers(4, 30))
+    elif kind == "sentinels":
+        tailed.flat[:: draw(st.integers(1, 4))] = -9999
+    else:
+        tailed = np.sign(array) * largest + 1e-12 * array
+    return tailed
+
+
 @st.composite
 def worn(draw: st.DrawFn, array: np.ndarray) -> Any:
-    """The same numbers in another guise: narrower or whole, a list, strided, read-only, in Fortran's order."""
-    guise = draw(
-        st.sampled_from(["as is", "list", "float32", "float16", "int", "strided", "read-only", "fortran", "big-endian"])
-    )
+    """The same numbers in another guise: another dtype, a list, a frame, masked, strided, Fortran's order."""
+    guise = draw(st.sampled_from(GUISES))
     if guise == "list":
         return array.tolist()
+    if guise in ("masked", "one masked"):
+        masked = np.ma.masked_array(array.copy(), mask=np.zeros(array.shape, dtype=bool))
+        if guise == "one masked" and masked.size:
+            masked[(0,) * masked.ndim] = np.ma.masked
+        return masked
+    if guise in ("frame", "labelled frame"):
+        rows = range(len(array)) if guise == "frame" else [f"row {k}" for k in range(len(array), 0, -1)]
+        columns = {"columns": [f"c{k}" for k in range(array.shape[1])]} if array.ndim == 2 else {}
+        return labelled("pandas", array, index=rows, **columns)
+    if guise in ("uint8", "bool", "longdouble"):
+        return (np.abs(array) % 256 if guise == "uint8" else array).astype(guise)
     if guise in ("float32", "float16"):
         limit = np.finfo(guise).max
         return np.clip(array, -limit, limit).astype(guise)
@@ -142,7 +179,7 @@ def calls(draw: st.DrawFn) -> tuple[Callable, dict[str, Any]]:
     arguments = {name: pool[name] for name in names}
     for name, value in arguments.items():
         if isinstance(value, np.ndarray) and name not in ("a", "b", "plan"):  # narrow weights no longer sum to 1
-            arguments[name] = draw(worn(value))
+            arguments[name] = draw(worn(draw(tailed(value)) if name in CLOUDS else value))
     if draw(st.integers(0, 2)) == 0:
         arguments[draw(st.sampled_from(list(names)))] = copy.deepcopy(
             draw(st.sampled_from(range(len(JUNK))).map(JUNK.__getitem__))
@@ -150,6 +187,8 @@ def calls(draw: st.DrawFn) -> tuple[Callable, dict[str, Any]]:
     return function, arguments
 
 
+#: Arguments that hold points, tokens or scores.
+CLOUDS = ("x", "y", "q", "k", "v", "u", "s", "costs", "points", "images")
 OUTCOMES: Counter[str] = Counter()
 FUNCTIONS = [
     espref.line_plan,
@@ -228,8 +267,8 @@ def check(function: Callable, result: Any) -> None:
 def test_fuzz(call: tuple[Callable, dict[str, Any]]) -> None:
     """One call: a result that satisfies its invariants, or an error that names an argument."""
     function, arguments = call
-    before = {name: value.copy() for name, value in arguments.items() if isinstance(value, np.ndarray)}
-    with warnings.catch_warnings():
+    before = {name: value.copy() for name, value in arguments.items() if type(value) is np.ndarray}
+    with warnings.catch_warnings(), np.errstate(all="raise"):
         warnings.simplefilter("error")
         try:
             result = function(**arguments)

@@ -30,11 +30,13 @@ LONG = {
     "softsort": "five public functions, each documented in full",
     "claims.ledger": "what a claim is and how it is run, every public name documented in full",
     "nn.functional": "four public functions, each documented in full",
+    "nn.dense": "the specification of the layer in one piece, each step documented in full",
+    "nn.transformer": "four models of many arguments, each documented in full",
     "nn.losses": "three public functions of many arguments, each documented in full",
     "train.paper": "readers of the four data sets of the paper",
 }
 #: Chapters of the ledger that are longer: a list of independent claims, each with statement and proof.
-LONG_CHAPTERS = ("attention", "directions", "expected", "line", "nn", "softsort")
+LONG_CHAPTERS = ("attention", "circle", "directions", "expected", "lift", "line", "nn", "softsort")
 LONG |= {f"claims.{chapter}": "one function per claim of the chapter" for chapter in LONG_CHAPTERS}
 #: Imports by a name that is computed -> what they load. The root package loads its lazy attributes, so that
 #: ``import espref`` stays quick: the one place where the mathematics reaches the evidence.
@@ -213,3 +215,22 @@ def test_every_chapter_is_taught() -> None:
         if chapter in NUMPY_CHAPTERS:
             public = {node.name for node in TREES[chapter].body if isinstance(node, ast.FunctionDef)} - {"main"}
             assert any(name in text for name in public if not name.startswith("_")), chapter
+
+
+def programs() -> list[Path]:
+    """The programs of the repository outside the package and its tests."""
+    beside = [path for path in (ROOT / "tests").glob("*.py") if not path.name.startswith(("test_", "conftest"))]
+    return [*beside, *(ROOT / "docs" / "figures").glob("*.py"), *ROOT.glob("*.py")]
+
+
+@pytest.mark.parametrize("path", programs(), ids=lambda path: path.name)
+def test_programs_do_nothing_when_imported(path: Path) -> None:
+    """They only define, so that pytest, which imports whatever it collects, writes no file: what they do is guarded."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        guarded = isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+        bare = isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant)
+        harmless = bare and ast.unparse(node) == "commit_at_start()"
+        assert guarded or harmless or not (bare or isinstance(node, ast.For | ast.While | ast.With | ast.If)), (
+            path,
+            node.lineno,
+        )

@@ -77,13 +77,34 @@ def test_what_is_published_checks_itself(measured: measurements.Run, tmp_path: P
     assert hashlib.sha256((tmp_path / "ledger.json").read_bytes()).hexdigest() == checksum
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"document": "espref ledger", "schema": 2}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"document": "espref ledger", "schema": 2}', "[" * 100_000])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     """The message names the file and what writes such documents."""
     path = tmp_path / "other.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"other\.json: expected a document of espref verify --json"):
         measurements.read(path)
+
+
+def test_damaged_documents_are_refused(measured: measurements.Run, tmp_path: Path) -> None:
+    """Whatever field is missing or of another type, the message names it; what jsonschema refuses is refused here."""
+    document = measurements.to_document(measured)
+    path = tmp_path / "ledger.json"
+    for number in range(4):
+        place = (document, document["environment"], document["problems"][0], document["claims"][0])[number]
+        for name, value in place.items():
+            for damage in ("missing", "another type", "NaN"):
+                broken = copy.deepcopy(document)
+                part = (broken, broken["environment"], broken["problems"][0], broken["claims"][0])[number]
+                if damage == "missing":
+                    del part[name]
+                else:
+                    part[name] = math.nan if damage == "NaN" else {"a": 1} if isinstance(value, list | str) else [value]
+                assert not valid(broken) or damage == "NaN"
+                path.write_text(json.dumps(broken))
+                with pytest.raises(ValueError, match=r"ledger\.json: expected a document") as told:
+                    measurements.read(path)
+                assert damage == "NaN" or name in str(told.value)
 
 
 def test_one_run_for_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,7 @@ def field_comment(name: str) -> str:
     path, field = name.rsplit(".", 1)
     module, cls = path.rsplit(".", 1)
     source = inspect.getsource(getattr(importlib.import_module(module), cls))
-    comment = re.search(rf"^\s+{field}:[^#\n]*#\s*(.+)$", source, re.M)
+    comment = re.search(rf"^\s+{field}:[^#\n]*#:?\s*(.+)$", source, re.M)
     return comment[1] if comment else ""
 
 

@@ -210,6 +210,7 @@ EXTRAS = {
     "verify": "`espref verify` and `espref plan`: POT, figures, colour and progress, real data",
     "torch": "`espref.nn`, attention in PyTorch",
     "train": "`espref train`, the four applications",
+    "tables": "Parquet files",
     "hub": "data sets from Hugging Face",
     "test": "the tests",
     "models": "tests with models of transformers and peft; `make models` adds timm",

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Run one suite or several; the exit status is 1 if any target is missed."""
-    check_writable(options.json)
+    check_writable(options.json, (".json",))
     names = benchmarks.suites(options.suite)
     rows: list[records.Row] = []
     commit_at_start()  # before anything is measured

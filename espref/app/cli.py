@@ -1,55 +1,75 @@
 """The command ``espref``: its subcommands, and what their errors become.
 
-Exit status: 0 if all is well; 1 if any claim fails or any benchmark misses its target; 2 for bad input; 130 when
-interrupted.
+The exit status has one meaning each, whether or not anybody reads what is printed: see ``STATUSES``.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from .._checks import Limit
 from .._version import __version__
 from ..citation import cite
 from ..claims import LEDGER, cite_claim
 from ..claims.ledger import EXTRAS, remedy
 from ..deviations import deviation_table
 from . import bench, plan, verify
+from .streams import guarded
+
+#: Exit status -> what it says.
+STATUSES = {
+    0: "all is well",
+    1: "a claim fails, or a benchmark misses its target",
+    2: "something that was asked for cannot be done: bad input, a file that cannot be written, a missing package",
+    3: "an error of espref's own, with a traceback: please report it",
+    130: "interrupted",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # characters that the terminal's encoding lacks
+    with guarded() as output:
+        try:
+            status = _run(argv)
+        except SystemExit as leave:  # of argparse, after --help or wrong usage
+            status = leave.code if isinstance(leave.code, int) else 2
+            if output.report() and not status:
+                raise SystemExit(2) from None
+            raise
+        return status or (2 if output.report() else 0)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     train = words[:1] == ["train"]  # which has a parser of its own
     options = argparse.Namespace(run=_train, words=words[1:]) if train else _parser().parse_args(words)
     try:
         status: int = options.run(options)
-        sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         print("espref: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader has closed the pipe, as head does; Python would report it again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except ModuleNotFoundError as error:  # of an extra: what installs it
         missing = (error.name or "").split(".")[0]
         text = f"{words[0]} needs {missing}: {remedy([missing])}" if missing in EXTRAS else str(error)
         print(f"espref: {text}", file=sys.stderr)
         return 2
-    except (ValueError, ImportError, OSError, MemoryError) as error:
+    except (ValueError, Limit, ImportError, OSError, MemoryError) as error:
         print(f"espref: {' '.join(str(error).split()) or 'not enough memory'}", file=sys.stderr)
         return 2
+    except Exception:  # an uncaught exception would end with status 1, which means that a claim fails
+        traceback.print_exc()
+        return 3
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="espref", description="The reference for expected sliced transport plans.")
+    epilog = "Exit status: " + "; ".join(f"{status} {meaning}" for status, meaning in STATUSES.items()) + "."
+    about = "The reference for expected sliced transport plans."
+    parser = argparse.ArgumentParser(prog="espref", description=about, epilog=epilog)
     parser.add_argument("--version", action="version", version=f"espref {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
 

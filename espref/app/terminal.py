@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions
 
 
 class Line(NamedTuple):
@@ -28,6 +28,9 @@ class Line(NamedTuple):
 
         return Text(self.text, style=self.style)
 
+
+#: Columns that a table needs; on a narrower terminal its lines are wrapped by the terminal.
+NARROWEST = 72
 
 #: What stands in one cell: lines, one under the other.
 Cell = tuple[Line, ...]
@@ -49,7 +52,30 @@ class Table:
             row.append((cell,) if isinstance(cell, Line) else (Line(cell),) if isinstance(cell, str) else cell)
         self.rows.append(tuple(row))
 
-    def __rich__(self) -> Any:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
+        """A table where there is room for it, else the first column above the others."""
+        if options.max_width >= sum(self._widths()) + 4 * len(self.headings):
+            yield self._drawn()
+        else:
+            yield from self._stacked()
+
+    def _stacked(self) -> Iterator[Any]:
+        from rich.text import Text
+
+        yield Text(self.title, style="bold")
+        for first, *others in self.rows:
+            yield Text("  ").append(first[0].__rich__())
+            parts = [cell[0].__rich__() for cell in others if str(cell[0])]
+            yield Text("      ").append(Text("   ").join(parts))
+            for line in (line for cell in (first, *others) for line in cell[1:]):
+                yield Text("    ").append(line.__rich__())
+        yield Text("")
+
+    def _widths(self) -> list[int]:
+        first = [[str(cell[0]) for cell in row] for row in self.rows]
+        return [max(map(len, column)) for column in zip(self.headings, *first, strict=True)]
+
+    def _drawn(self) -> Any:
         from rich import box
         from rich.table import Table as Drawn
         from rich.text import Text
@@ -63,8 +89,7 @@ class Table:
         return drawn
 
     def __str__(self) -> str:
-        first = [[str(cell[0]) for cell in row] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(self.headings, *first, strict=True)]
+        first, widths = [[str(cell[0]) for cell in row] for row in self.rows], self._widths()
 
         def joined(cells: Sequence[str]) -> str:
             padded = (
@@ -89,11 +114,13 @@ class PlainConsole:
 
 
 def coloured_console() -> Console:
-    """rich's console on standard output, 100 columns wide where neither a terminal nor COLUMNS says how wide it is."""
+    """rich's console on standard output: as wide as the terminal or COLUMNS say, and never too narrow for a table."""
     from rich.console import Console
 
-    unknown_width = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=100 if unknown_width else None, highlight=False)
+    console = Console(highlight=False)
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "0") != "0"
+    console.width = max(console.width, NARROWEST) if known else 100
+    return console
 
 
 def new_console() -> Console | PlainConsole:
@@ -111,5 +138,6 @@ def progress_bar(console: Console | PlainConsole, total: int) -> Iterator[Callab
 
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total, completed=-1)
-        yield lambda description: progress.update(task, advance=1, description=description)
+        task = progress.add_task("", total=total)
+        begun = iter(range(total + 1))
+        yield lambda description: progress.update(task, completed=next(begun), description=description)

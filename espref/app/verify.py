@@ -13,12 +13,14 @@ import numpy as np
 
 from .. import claims
 from .._checks import as_count
-from .._output import atomic, check_writable
+from .._output import atomic, check_distinct, check_writable
 from ..claims import measurements
 from ..claims.problems import fits
+from ..plot import house_style
 from ..train import claims as _training  # noqa: F401  enters the claims about training into the ledger
 from . import report
-from .files import add_weight_options, read_clouds
+from .files import add_file_options, inputs_of, read_clouds
+from .numbers import option_whole
 from .terminal import Line, new_console, progress_bar
 
 
@@ -29,23 +31,23 @@ class Selection(NamedTuple):
     problems: list[claims.Problem] | None = None  # those of the package
     seeds: int = claims.SEEDS
     note: str = ""
-    inputs: tuple[Path, ...] = ()
+    inputs: tuple[tuple[Path, str], ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``espref verify``."""
     parser.add_argument("--only", metavar="PATTERN", help="claims whose identifier contains or matches PATTERN")
     seeds = f"run on the random problems of N seeds (default {claims.SEEDS}; 1 on your clouds)"
-    parser.add_argument("--seeds", type=int, metavar="N", help=seeds)
+    parser.add_argument("--seeds", type=option_whole, metavar="N", help=seeds)
     parser.add_argument("--list", action="store_true", help="list the claims and measure nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the measurements as one document")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page")
-    source = "your source cloud, .npy or .csv, one row per point"
+    source = "your source cloud, one row per point: .csv, .tsv, .txt, .npy, .npz or .parquet"
     parser.add_argument("--source", type=Path, metavar="FILE", help=source)
     parser.add_argument("--target", type=Path, metavar="FILE", help="your target cloud")
-    add_weight_options(parser)
+    add_file_options(parser)
     most = "draw N points at random from a cloud that has more (default 300)"
-    parser.add_argument("--max-points", type=int, default=300, metavar="N", help=most)
+    parser.add_argument("--max-points", type=option_whole, default=300, metavar="N", help=most)
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -61,8 +63,9 @@ def run_command(options: argparse.Namespace) -> int:
         for entry in entries:
             print(f"{entry.id:<56}{entry.kind}")
         return 0
-    for path in (options.json, options.html):
-        check_writable(path)
+    check_writable(options.json, (".json",))
+    check_writable(options.html, (".html", ".htm"))
+    check_distinct({"--json": options.json, "--html": options.html}, inputs_of(options))
     if options.html:
         from . import page
 
@@ -87,21 +90,22 @@ def _matching(pattern: str | None) -> list[claims.Claim]:
 
 def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argparse.Namespace) -> Selection:
     """Claims about any pair of clouds, on the user's clouds; without companions, which need clouds of their own."""
-    x, y, a, b = read_clouds(options)
+    clouds = read_clouds(options)
+    x, y, a, b = clouds[:4]
+    for line in clouds.said:
+        print(line)
     problems = [
-        _standardised(claims.user_problem(x, y, a, b, max_points=options.max_points, seed=seed))
-        for seed in range(seeds)
+        standardised(claims.user_problem(x, y, a, b, max_points=options.max_points, seed=seed)) for seed in range(seeds)
     ]
     scopes = [scope for scope in ("pair", "square", "plane") if fits(problems[0], scope)]
     applicable = [replace(entry, companions=[]) for entry in entries if entry.on in scopes]
     if not applicable:
         raise ValueError(f"--only: no claim that matches {options.only!r} applies to these clouds")
     note = "your clouds were moved and scaled together to extent 1"
-    files = (options.source, options.target, options.source_weights, options.target_weights)
-    return Selection(applicable, problems, seeds, note, tuple(path for path in files if path))
+    return Selection(applicable, problems, seeds, note, clouds.inputs)
 
 
-def _standardised(problem: claims.Problem) -> claims.Problem:
+def standardised(problem: claims.Problem) -> claims.Problem:
     """Both clouds moved and scaled together to an extent between 1/2 and 1, so that nothing depends on their units.
 
     Without rounding, which could tie points that differ: a coordinate is moved only where the result is exact, which it
@@ -143,12 +147,27 @@ def write(measured: claims.Run, *, json_path: Path | None = None, html_path: Pat
     """Write the files that were asked for, and print the summary."""
     console = new_console()
     checksum = measurements.write(json_path, measured) if json_path else ""
-    if html_path:
-        from .page import to_html
-
-        with atomic(html_path) as draft:
-            draft.write_text(to_html(measured), encoding="utf-8")
+    failure = _write_page(html_path, measured) if html_path else None
     for line in report.closing(measured.outcomes, measured.problems, measured.seconds, measured.note):
         console.print(line)
     if json_path:
         console.print(Line(f"{json_path}: SHA-256 {checksum}"))
+    if failure is not None:
+        raise failure
+
+
+def _write_page(path: Path, measured: claims.Run) -> ValueError | None:
+    """Write the page; what prevents it is returned, so that the summary is printed first."""
+    from .page import to_html
+
+    try:
+        with house_style():
+            page = to_html(measured)
+    except Exception as error:  # matplotlib, and what it calls, may raise anything
+        return ValueError(f"{path}: its figures cannot be drawn: {error}")
+    try:
+        with atomic(path) as draft:
+            draft.write_text(page, encoding="utf-8")
+    except ValueError as error:
+        return error
+    return None

@@ -39,6 +39,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from .._checks import Limit
+from .._floats import underflow_is_zero
 from .problems import SEEDS, NotMeasurable, Problem, fits
 
 Kind = Literal["theorem", "property", "refutation", "measurement"]
@@ -343,6 +344,7 @@ def _one_torch_thread(uses_torch: bool) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@underflow_is_zero
 def run_claim(entry: Claim, problems: Sequence[Problem], seeds: int = SEEDS) -> Outcome:
     """Run one claim and its companions on everything they apply to; the worst residual counts.
 

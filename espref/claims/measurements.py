@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.resources import files
@@ -24,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .._environment import Environment, commit_at_start, environment
+from .._environment import Environment, Input, commit_at_start, environment
 from .._output import atomic
 from .ledger import LEDGER, Claim, Outcome, run
 from .problems import SEEDS, Problem, real_problems, synthetic_problems
@@ -94,7 +95,7 @@ def run_ledger(
     seeds: int = SEEDS,
     *,
     note: str = "",
-    inputs: Iterable[Path] = (),
+    inputs: Iterable[Input] = (),
     before: Callable[[Claim], Any] = lambda entry: None,
     after: Callable[[Outcome], Any] = lambda outcome: None,
 ) -> Run:
@@ -110,7 +111,7 @@ def run_ledger(
         Number of seeds of the claims about random data, and of the default problems.
     note : str
         Remark on the given problems.
-    inputs : iterable of path
+    inputs : iterable of path, or of pairs of path and SHA-256
         Files that the given problems were read from.
     before, after : callable
         Called with each claim before it is measured, with each outcome as soon as it is there.
@@ -216,13 +217,53 @@ def read(path: Path) -> tuple[Document, str]:
         When it cannot be read.
     """
     content = path.read_bytes()
+    expected = f"{path}: expected a document of espref verify --json"
     try:
-        found = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a document of espref verify --json, which is JSON ({error})") from error
-    if not isinstance(found, dict) or (found.get("document"), found.get("schema")) != (DOCUMENT, SCHEMA):
-        raise ValueError(f'{path}: expected a document of espref verify --json, with "schema": {SCHEMA}')
+        found = json.loads(content, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{expected}, which is JSON ({error})") from error
+    if fault := _fault(found, schema(), "document"):
+        raise ValueError(f"{expected}, {fault}")
     return found, hashlib.sha256(content).hexdigest()
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+#: Types of JSON in Python. A bool is no number, although Python counts it as one.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "null": (type(None),),
+}
+
+
+def _fault(value: Any, rule: dict[str, Any], place: str) -> str | None:
+    """The first thing in a value that the schema does not allow, or None; jsonschema is not installed everywhere."""
+    if "const" in rule and (value != rule["const"] or isinstance(value, bool)):
+        return f"{place}: expected {rule['const']!r}, got {value!r}"
+    if "enum" in rule and value not in rule["enum"]:
+        return f"{place}: expected one of {rule['enum']}, got {value!r}"
+    if names := rule.get("type"):
+        names = [names] if isinstance(names, str) else names
+        allowed = {kind for name in names for kind in _TYPES[name]}
+        if type(value) not in allowed:
+            return f"{place}: expected {' or '.join(names)}, got {type(value).__name__}"
+    faults: list[str | None] = []
+    if isinstance(value, dict):
+        faults += [f"{place}: expected {name!r} in it" for name in rule.get("required", []) if name not in value]
+        known = rule.get("properties", {})
+        faults += [_fault(item, known[name], f"{place}.{name}") for name, item in value.items() if name in known]
+    elif isinstance(value, list):
+        faults += [_fault(item, rule.get("items", {}), f"{place}[{place_in}]") for place_in, item in enumerate(value)]
+    elif isinstance(value, str) and "pattern" in rule and not re.search(rule["pattern"], value):
+        return f"{place}: expected {rule['pattern']}, got {value!r}"
+    return next(filter(None, faults), None)
 
 
 def schema() -> dict[str, Any]:

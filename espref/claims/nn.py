@@ -330,6 +330,71 @@ def not_annealed(rng: np.random.Generator) -> float:
 
 
 @claim(
+    "nn.temperatures-follow-the-size",
+    kind="property",
+    on="fixed",
+    tolerance=2.5,
+    needs=TORCH,
+    source="",
+    statement=r"At initialisation, with the default temperatures, `EspAttention` is as far from the mean of the values "
+    r"as `SoftmaxAttention`, and its gradients reach queries as strongly, within a factor of 2.5, at every head "
+    r"dimension and number of tokens $N(0, I)$.",
+    measured=r"largest factor between the root mean squares of $N A_{ij} - 1$, and between the ratios of the norms of "
+    r"the gradients to queries and to values, over 8 heads, at head dimensions 16, 64, 128 and 16 to 256 tokens",
+)
+def temperatures() -> float:
+    """Tau is a multiple of the spread of the scores, beta of one over the spread of the costs of the slices; the
+    derivation is in espref.nn.temperatures."""
+    return _factor(None, None)
+
+
+@temperatures.without("the sizes: $\\tau = 0.1$ and $\\beta = 1$ at every size", at_least=5.0)
+def fixed_temperatures() -> float:
+    """At head dimension 64 and more, that is mean pooling."""
+    return _factor(0.1, 1.0)
+
+
+def _factor(tau: float | None, beta: float | None) -> float:
+    worst = 1.0
+    for seed, (head_dim, n) in enumerate(((16, 16), (16, 256), (64, 16), (64, 64), (128, 16), (128, 64))):
+        softmax, esp = _deviation_and_gradient(seed, head_dim, 8, n, tau, beta)
+        for one, other in zip(softmax, esp, strict=True):
+            worst = max(worst, one / other, other / one)
+    return worst
+
+
+def _deviation_and_gradient(
+    seed: int, head_dim: int, heads: int, n: int, tau: float | None, beta: float | None
+) -> list[tuple[float, float]]:
+    """Of softmax and of ESP attention: the root mean square of N A_ij - 1, and |gradient to q| / |gradient to v|."""
+    import torch
+
+    from .. import nn
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        dim = head_dim * heads
+        esp = nn.EspAttention(dim, heads, tau=tau, beta=beta)
+        softmax = nn.SoftmaxAttention(dim, heads)
+        softmax.load_state_dict(esp.multihead_state_dict())
+        x, direction = torch.randn(n, dim), torch.randn(heads, n, head_dim)
+        probe = torch.randn(heads, n, 64)
+    found, no_masks = [], nn.masks.Masks(None, None, None, False)
+    for layer in (softmax, esp):
+        q, k, v = (torch.unflatten(part, -1, (heads, -1)).transpose(0, 1) for part in layer.in_proj(x).chunk(3, dim=-1))
+        q, v = (part.detach().requires_grad_() for part in (q, v))
+
+        def attend(values: Any, layer: Any = layer, q: Any = q, k: Any = k) -> Any:
+            return layer.attend(q[None], k.detach()[None], values[None], no_masks, False).output[0]
+
+        with torch.no_grad():  # E |(A - 1/N) z|^2 is the sum of the squares of the entries of A - 1/N
+            away = attend(probe) - probe.mean(1, keepdim=True)
+        to_q, to_v = torch.autograd.grad((attend(v) * direction).sum(), (q, v))
+        found.append((float((away.square().mean(-1).sum(-1).mean()).sqrt()), float(to_q.norm() / to_v.norm())))
+    return found
+
+
+@claim(
     "nn.sinkhorn-equals-the-specification",
     kind="property",
     on="seed",
@@ -405,10 +470,12 @@ def loss_with_first(rng: np.random.Generator) -> float:
 
 
 def _apart(rng: np.random.Generator, n: int, m: int) -> Clouds:
-    """Weighted clouds no two points of which are closer than 1e-4 along any of the directions."""
+    """Weighted clouds: no two points of one are closer than 1e-4 along any direction, none of both closer than 0.1."""
     while True:
         clouds = _clouds(rng, n, m, True)
-        if min(np.diff(np.sort(points @ clouds[2].T, axis=0), axis=0).min() for points in clouds[:2]) > 1e-4:
+        x, y, directions = clouds[:3]
+        gap = min(np.diff(np.sort(points @ directions.T, axis=0), axis=0).min() for points in (x, y))
+        if gap > 1e-4 and np.linalg.norm(x[:, None] - y, axis=-1).min() > 0.1:
             return clouds
 
 

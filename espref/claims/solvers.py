@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from .. import expected, lift, solvers
+from .. import expected, lift, maps, solvers
+from .._checks import Array
 from .ledger import claim
 from .problems import Problem, positive
 
@@ -126,12 +127,16 @@ def _regularisation(problem: Problem) -> float:
     needs=("ot",),
     source="peyre2019computational",
     statement=r"The Sinkhorn plan minimises $\langle C, G \rangle - \varepsilon H(G)$ over all plans, with the "
-    r"entropy $H(G) = -\sum_{ij} G_{ij} \log G_{ij}$. So no plan of equal cost has more entropy.",
-    measured=r"most by which the expected sliced plan or the independent coupling is below this minimum, "
-    r"relative to $\varepsilon$, a twentieth of the largest cost",
+    r"entropy $H(G) = -\sum_{ij} G_{ij} \log G_{ij}$: $\log G_{ij} + C_{ij} / \varepsilon$ is a sum $f_i + g_j$ "
+    r"wherever $a_i b_j > 0$. So no plan of equal cost has more entropy.",
+    measured=r"largest deviation of $\log G_{ij} + C_{ij} / \varepsilon$ from a sum, or most by which the expected "
+    r"sliced plan or the independent coupling is below the minimum, relative to $\varepsilon$, a twentieth of the "
+    r"largest cost",
 )
 def entropy_is_largest(problem: Problem) -> float:
-    """The objective is strictly convex, and the iteration converges to its minimum. The expected sliced plan and the
+    r"""The objective is strictly convex. Its gradient is $C_{ij} + \varepsilon (1 + \log G_{ij})$, and at a positive
+    plan it vanishes along all changes that keep the marginals if and only if it is a sum $f_i + g_j$. That fixes the
+    regularisation: with another one the sum would be off by a multiple of $C$. The expected sliced plan and the
     independent coupling are two other plans."""
     directions = problem.directions()
     sliced = expected.expected_sliced_plan(problem.x, problem.y, directions, problem.a, problem.b)
@@ -144,7 +149,19 @@ def entropy_is_largest(problem: Problem) -> float:
 
     least, ours = objective(entropic.plan), objective(sliced.plan.toarray())
     independent = objective(np.outer(problem.a, problem.b))
-    return max(0.0, least - min(ours, independent)) / reg
+    rows, columns = np.flatnonzero(problem.a), np.flatnonzero(problem.b)
+    sums = np.log(entropic.plan[np.ix_(rows, columns)])
+    sums += solvers.ground_cost(problem.x, problem.y)[np.ix_(rows, columns)] / reg
+    mixed = sums - sums[:1] - sums[:, :1] + sums[0, 0]
+    return max(0.0, (least - min(ours, independent)) / reg, float(abs(mixed).max()))
+
+
+@entropy_is_largest.without("the same $\\varepsilon$: twice the regularisation", at_least=0.01, on="fixed")
+def other_epsilon() -> float:
+    r"""$\log G + C / \varepsilon$ is then no sum."""
+    x, y = np.array([[0.0], [1.0]]), np.array([[0.2], [1.5]])
+    sums = np.log(solvers.sinkhorn_plan(x, y, 1.0).plan) + solvers.ground_cost(x, y) / 0.5
+    return float(abs(sums[0, 0] + sums[1, 1] - sums[0, 1] - sums[1, 0]))
 
 
 @claim(
@@ -169,3 +186,68 @@ def sparser(problem: Problem) -> float:
     pairs = np.count_nonzero(problem.a) * np.count_nonzero(problem.b)
     allowed = 4 * (len(problem.x) + len(problem.y) - 1)
     return float(max(sliced.plan.nnz / allowed, pairs / np.count_nonzero(entropic.plan)))
+
+
+@claim(
+    "solvers.interpolation-of-an-optimal-plan-is-a-geodesic",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-9,
+    needs=("ot",),
+    source="mccann1997convexity",
+    statement=r"Let $G$ be optimal for squared costs, and let $\mu_t$ have mass $G_{ij}$ at $(1 - t)\, x_i + t\, y_j$. "
+    r"Then $W_2(\mu_s, \mu_t) = |s - t|\, W_2(\mu_0, \mu_1)$ for $0 \le s, t \le 1$.",
+    measured=r"difference from $1/4$ of the quotient of the squared distances, for $s = 1/4$ and $t = 3/4$",
+)
+def interpolation_is_a_geodesic(problem: Problem) -> float:
+    r"""The plan that moves each piece along has the cost $(s - t)^2 W_2^2$, so no distance is larger; and by the
+    triangle inequality along $0, s, t, 1$ none is smaller."""
+    plan, cost = solvers.exact_plan(problem.x, problem.y, problem.a, problem.b)
+    return _off_geodesic(plan, problem.x, problem.y, positive(cost, "the cost of the optimal plan"))
+
+
+def _off_geodesic(plan: Array, x: Array, y: Array, cost: float) -> float:
+    before, after = (maps.displacement_interpolation(plan, x, y, t) for t in (0.25, 0.75))
+    least = solvers.exact_plan(before.points, after.points, before.weights, after.weights).cost
+    return abs(least / cost - 0.25)
+
+
+@interpolation_is_a_geodesic.without("optimality: a plan whose paths cross", at_least=0.2, on="fixed")
+def crossing_paths() -> float:
+    """0 goes to 1, and 1 to 0, at the cost 1. At the times 1/4 and 3/4 the clouds are equal."""
+    ends = np.array([[0.0], [1.0]])
+    return _off_geodesic(np.array([[0.0, 0.5], [0.5, 0.0]]), ends, ends, 1.0)
+
+
+@claim(
+    "solvers.map-of-an-optimal-plan-is-optimal",
+    kind="theorem",
+    on="pair",
+    tolerance=1e-9,
+    needs=("ot",),
+    source="ambrosio2008gradient",
+    statement=r"Let $G$ be optimal for squared costs, and $T(x_i) = \frac{1}{a_i} \sum_j G_{ij}\, y_j$. Then the plan "
+    r"that sends each $x_i$ to $T(x_i)$ is optimal between $\mu$ and its image under $T$.",
+    measured=r"cost of this plan above the optimum, relative to the cost of $G$",
+)
+def map_is_optimal(problem: Problem) -> float:
+    r"""An optimal plan lies in the subdifferential of a convex function $\varphi$: $y_j \in \partial \varphi(x_i)$
+    where $G_{ij} > 0$. These sets are convex, so $T(x_i)$ lies in $\partial \varphi(x_i)$ too, and a plan within a
+    subdifferential is optimal. Points without weight have no image and are left out."""
+    heavy = problem.a > 0
+    x, a = problem.x[heavy], problem.a[heavy]
+    plan, cost = solvers.exact_plan(x, problem.y, a, problem.b)
+    return _above_optimum(plan, x, problem.y, a, positive(cost, "the cost of the optimal plan"))
+
+
+def _above_optimum(plan: Array, x: Array, y: Array, a: Array, scale: float) -> float:
+    images = maps.barycentric_map(plan, y)
+    moved = lift.transport_cost(np.diag(a), x, images)
+    return (moved - solvers.exact_plan(x, images, a, a).cost) / scale
+
+
+@map_is_optimal.without("optimality: a plan whose paths cross", at_least=0.5, on="fixed")
+def crossing_map() -> float:
+    """Its map exchanges 0 and 1, at the cost 1, where nothing needs to be moved."""
+    ends = np.array([[0.0], [1.0]])
+    return _above_optimum(np.array([[0.0, 0.5], [0.5, 0.0]]), ends, ends, np.full(2, 0.5), 1.0)

@@ -28,7 +28,7 @@ class SoftmaxAttention(PairwiseAttention):
     ----------
     embed_dim, num_heads : int
         Width of the tokens, a multiple of the number of heads.
-    dropout, bias, kdim, vdim, batch_first, self_attention, device, dtype
+    dropout, bias, kdim, vdim, batch_first, self_attention, device, dtype : optional
         As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default. ``self_attention``: whether
         queries and keys are always the same tokens, so that ``key_padding_mask`` holds for both.
 
@@ -36,6 +36,19 @@ class SoftmaxAttention(PairwiseAttention):
     ------
     ValueError
         When embed_dim is not a positive multiple of num_heads.
+
+    See Also
+    --------
+    EspAttention, espref.nn.functional.softmax_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import SoftmaxAttention
+    >>> x = torch.randn(2, 5, 8)
+    >>> output, weights = SoftmaxAttention(8, 2)(x, x, x)
+    >>> output.shape, weights.shape
+    (torch.Size([2, 5, 8]), torch.Size([2, 5, 5]))
 
     References
     ----------
@@ -61,7 +74,7 @@ class DifferentialAttention(PairwiseAttention):
         Width of the tokens, a multiple of the number of heads, with embed_dim / num_heads even.
     lambda_init : float
         $\lambda_0$ in [0, 1).
-    dropout, bias, kdim, vdim, batch_first, self_attention, device, dtype
+    dropout, bias, kdim, vdim, batch_first, self_attention, device, dtype : optional
         As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default. ``self_attention``: whether
         queries and keys are always the same tokens, so that ``key_padding_mask`` holds for both.
 
@@ -69,6 +82,19 @@ class DifferentialAttention(PairwiseAttention):
     ------
     ValueError
         For settings outside these ranges.
+
+    See Also
+    --------
+    SoftmaxAttention, espref.nn.functional.differential_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import DifferentialAttention
+    >>> x = torch.randn(2, 5, 8)
+    >>> output, weights = DifferentialAttention(8, 2)(x, x, x)
+    >>> output.shape, weights.shape
+    (torch.Size([2, 5, 8]), torch.Size([2, 5, 5]))
 
     References
     ----------
@@ -145,7 +171,7 @@ class SinkhornAttention(PlanAttention):
         Width of the tokens, a multiple of the number of heads.
     n_iter : int
         Number of iterations, >= 1, each of one row and one column normalisation.
-    dropout, bias, kdim, vdim, batch_first, self_attention, device, dtype
+    dropout, bias, kdim, vdim, batch_first, self_attention, device, dtype : optional
         As in :class:`torch.nn.MultiheadAttention`, but ``batch_first`` is True by default. ``self_attention``: whether
         queries and keys are always the same tokens, so that ``key_padding_mask`` holds for both.
 
@@ -154,6 +180,19 @@ class SinkhornAttention(PlanAttention):
     ValueError
         For settings outside these ranges; for causal masks and general attention masks, because a doubly stochastic
         triangular matrix is the identity.
+
+    See Also
+    --------
+    EspAttention, espref.nn.functional.sinkhorn_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import SinkhornAttention
+    >>> x = torch.randn(2, 5, 8)
+    >>> output, weights = SinkhornAttention(8, 2)(x, x, x)
+    >>> output.shape, weights.shape
+    (torch.Size([2, 5, 8]), torch.Size([2, 5, 5]))
 
     References
     ----------

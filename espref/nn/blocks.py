@@ -33,10 +33,25 @@ def make_attention(attention: AttentionChoice, dim: int, heads: int) -> nn.Modul
     dim, heads : int
         Width of the tokens and number of heads.
 
+    Returns
+    -------
+    nn.Module
+        Called like :class:`torch.nn.MultiheadAttention`.
+
     Raises
     ------
     ValueError
         For a name that is not in ``ATTENTION``.
+
+    See Also
+    --------
+    espref.nn.swap_attention
+
+    Examples
+    --------
+    >>> from espref.nn.blocks import make_attention
+    >>> make_attention("esp-balanced", 8, 2).sort
+    'balanced'
     """
     if callable(attention):
         return attention(dim, heads)
@@ -46,7 +61,7 @@ def make_attention(attention: AttentionChoice, dim: int, heads: int) -> nn.Modul
 
 
 class EncoderBlock(nn.Module):
-    """x + attention(norm x), then x + mlp(norm x).
+    """Encoder block with the norms first: x + attention(norm x), then x + mlp(norm x).
 
     Parameters
     ----------
@@ -58,6 +73,17 @@ class EncoderBlock(nn.Module):
         Width of the hidden layer of the mlp; 4 dim by default.
     dropout : float
         Probability with which what attention and mlp add is dropped.
+
+    See Also
+    --------
+    Encoder, DecoderBlock
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.blocks import EncoderBlock
+    >>> EncoderBlock(8, 2)(torch.randn(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
     """
 
     def __init__(
@@ -95,6 +121,18 @@ class DecoderBlock(nn.Module):
         Width of the hidden layer of the mlp; 4 dim by default.
     dropout : float
         Probability with which what attention and mlp add is dropped.
+
+    See Also
+    --------
+    EncoderBlock
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.blocks import DecoderBlock
+    >>> block = DecoderBlock(8, 2, "softmax")
+    >>> block(torch.randn(3, 5, 8), torch.randn(3, 7, 8), None, None).shape
+    torch.Size([3, 5, 8])
     """
 
     def __init__(
@@ -128,6 +166,18 @@ class Encoder(nn.Module):
         Width of the hidden layers; 4 dim by default.
     dropout : float
         Probability of dropout in the blocks.
+
+    See Also
+    --------
+    EncoderBlock
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.blocks import Encoder
+    >>> encoder = Encoder(8, 2, 2, "esp", None, 0.0)
+    >>> encoder(torch.randn(3, 5, 8)).shape
+    torch.Size([3, 5, 8])
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -68,8 +69,8 @@ def as_clouds(
     if x.shape[:-2] != y.shape[:-2] or x.shape[-1] != y.shape[-1]:
         wanted = ", ".join(map(str, (*x.shape[:-2], "m", x.shape[-1])))
         raise ValueError(f"y: expected shape ({wanted}) for x of shape {tuple(x.shape)}, got {tuple(y.shape)}")
-    if x.device != y.device:
-        raise ValueError(f"y: expected device {x.device} as x has, got {y.device}")
+    if x.device != y.device or x.device.type == "meta":
+        raise ValueError(f"x, y: expected tensors with values on one device, got devices {x.device} and {y.device}")
     dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
     return as_cloud(x, a, x_padding_mask, ("x", "a"), dtype), as_cloud(y, b, y_padding_mask, ("y", "b"), dtype)
 
@@ -161,7 +162,7 @@ def as_tau(tau: float | Tensor, like: Tensor) -> Tensor:
 
 def as_exponent(p: float) -> float:
     """The exponent of the ground cost, >= 1 and finite."""
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 1 <= p < math.inf:
+    if isinstance(p, bool) or not isinstance(p, Real) or not 1 <= p < math.inf:
         raise ValueError(f"p: expected a number >= 1 and finite, got {shown(p)}")
     return float(p)
 
@@ -173,10 +174,12 @@ def as_choice(value: str, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def refuse_overflow(value: Tensor) -> None:
-    """ValueError where a cost is too large for its type."""
-    if not value.isfinite().all():
-        raise ValueError(f"x, y: expected points whose cost is finite in {value.dtype}, got an overflow; rescale them")
+def finite(result: Tensor, dtype: torch.dtype) -> Tensor:
+    """The result in the type of the points; ValueError where a cost is too large for it."""
+    result = result.to(dtype)
+    if not result.isfinite().all():
+        raise ValueError(f"x, y: expected points whose cost is finite in {dtype}, got an overflow; rescale them")
+    return result
 
 
 def shown(x: object) -> str:

@@ -17,7 +17,21 @@ ROUNDS = 60
 
 
 class Attention(NamedTuple):
-    """What attention returns."""
+    """What attention returns.
+
+    See Also
+    --------
+    esp_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import esp_attention
+    >>> q = torch.randn(5, 3)
+    >>> output, matrix = esp_attention(q, q, q, tau=0.1, beta=1.0)
+    >>> output.shape, matrix.shape
+    (torch.Size([5, 3]), torch.Size([5, 5]))
+    """
 
     output: Tensor  # (..., N, Ev)  matrix @ v
     matrix: Tensor  # (..., N, M)
@@ -58,9 +72,22 @@ def esp_attention(
     Attention
         output (..., N, Ev) and matrix (..., N, M).
 
+    See Also
+    --------
+    espref.nn.functional.esp_attention, espref.esp_attention
+
     Notes
     -----
     Arguments are not checked: this is a text to read and to test against.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import esp_attention
+    >>> q, v = torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0], [5.0]])
+    >>> esp_attention(q, q, v, tau=0.1, beta=1.0, sort="hard").output
+    tensor([[3.],
+            [5.]])
 
     References
     ----------
@@ -93,6 +120,57 @@ def esp_attention(
     return Attention(matrix @ v, matrix)
 
 
+def released_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, tau: float | Tensor = 1e-3, beta: float | Tensor = 10.0
+) -> Attention:
+    r"""The attention of the code released with the paper, for scaled queries and keys; written from its formulas.
+
+    Gauss kernels along the axes, slices weighted by unsquared distances summed under plans of mass N, and no factor N:
+    $\sum_l w_l P_l^\top Q_l v$ with $w = \mathrm{softmax}_l(-\beta \sum_{ij} |q_i - k_j| (P_l^\top Q_l)_{ij})$. See
+    ``espref.deviations`` for the differences.
+
+    Parameters
+    ----------
+    q, k, v : (..., N, E), (..., N, E), (..., N, Ev)
+        Queries and keys, scaled by E^(-1/2), and values.
+    tau, beta : float or tensor (...,)
+        Temperature of the sort and inverse temperature over slices.
+
+    Returns
+    -------
+    Attention
+        output (..., N, Ev) and matrix (..., N, N), whose rows sum to about 1.
+
+    See Also
+    --------
+    esp_attention : As in the paper.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import dense
+    >>> q, k, v = torch.rand(3, 5, 4).unbind()
+    >>> output, matrix = dense.released_attention(q / 2, k / 2, v)
+    >>> round(matrix.sum().item(), 4)
+    5.0
+
+    References
+    ----------
+    shahbazi2025espformer
+    """
+    tau = torch.as_tensor(tau, dtype=q.dtype)[..., None, None, None]  # (..., 1, 1, 1)
+    beta = torch.as_tensor(beta, dtype=q.dtype)[..., None]  # (..., 1)
+    every = valid_tokens(q, None)[..., None, :]  # (..., 1, N)
+    P = soft_permutation(q.mT, tau, every, power=2)  # (..., E, N, N)
+    Q = soft_permutation(k.mT, tau, every, power=2)  # (..., E, N, N)
+    U = P.mT @ Q  # (..., E, N, N), of mass N
+    D = torch.cdist(q, k, compute_mode="donot_use_mm_for_euclid_dist")  # (..., N, N)
+    c = (U * D[..., None, :, :]).sum((-2, -1))  # (..., E)
+    w = torch.softmax(-beta * c, dim=-1)
+    matrix = (w[..., None, None] * U).sum(-3)
+    return Attention(matrix @ v, matrix)
+
+
 def soft_permutation(
     s: Tensor,
     tau: float | Tensor,
@@ -104,6 +182,37 @@ def soft_permutation(
 
     Scores s (..., N) and valid (..., N) bool to (..., N, N). Padding stands behind the valid tokens, and the identity
     sorts it.
+
+    Parameters
+    ----------
+    s : (..., N)
+        Scores.
+    tau : float or tensor
+        Temperature of the soft sort, > 0.
+    valid : (..., N) bool
+        True for tokens that are not padding.
+    sort : "soft" | "balanced" | "hard"
+        As in :func:`esp_attention`.
+    power : 1 or 2
+        Exponent of the sort kernel.
+
+    Returns
+    -------
+    (..., N, N) tensor
+        Rows are ranks, columns are tokens.
+
+    See Also
+    --------
+    espref.soft_permutation
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import soft_permutation
+    >>> s = torch.tensor([3.0, 1.0])
+    >>> soft_permutation(s, 0.1, torch.ones(2, dtype=torch.bool), sort="hard")
+    tensor([[0., 1.],
+            [1., 0.]])
     """
     last = s.masked_fill(~valid, torch.inf)  # (..., N)
     order = last.argsort(dim=-1, stable=True)  # (..., N)
@@ -128,6 +237,27 @@ def balanced_scaling(K: Tensor) -> Tensor:
     """The d > 0 with d * (K d) = 1, (..., N), for symmetric K (..., N, N).
 
     Autograd differentiates the rounds as they are; their derivative converges as they do.
+
+    Parameters
+    ----------
+    K : (..., N, N)
+        Symmetric, with positive diagonal and nonnegative entries.
+
+    Returns
+    -------
+    (..., N) tensor
+        The scaling d.
+
+    See Also
+    --------
+    soft_permutation
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import balanced_scaling
+    >>> balanced_scaling(torch.diag(torch.tensor([4.0, 1.0])))
+    tensor([0.5000, 1.0000])
     """
     d = K.sum(-1).rsqrt()  # (..., N)
     for _ in range(ROUNDS):
@@ -140,6 +270,27 @@ def rank_plan(source: Tensor, target: Tensor) -> Tensor:
 
     Rank i covers ((i - 1) / n, i / n] and rank j covers ((j - 1) / m, j / m]; A_ij is the length of their overlap.
     ``source`` (..., N) and ``target`` (..., M) bool are True for valid tokens.
+
+    Parameters
+    ----------
+    source, target : (..., N) and (..., M) bool
+        True for valid tokens.
+
+    Returns
+    -------
+    (..., N, M) tensor
+        Float64, mass 1.
+
+    See Also
+    --------
+    espref.rank_plan
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import rank_plan
+    >>> rank_plan(torch.tensor([True]), torch.tensor([True, True, False]))
+    tensor([[0.5000, 0.5000, 0.0000]], dtype=torch.float64)
     """
     n = source.sum(-1)[..., None, None]  # (..., 1, 1)
     m = target.sum(-1)[..., None, None]  # (..., 1, 1)
@@ -154,7 +305,31 @@ def rank_plan(source: Tensor, target: Tensor) -> Tensor:
 
 
 def valid_tokens(x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """The tokens of x (..., N, E) that are not padding, (..., N)."""
+    """The tokens of x (..., N, E) that are not padding, (..., N).
+
+    Parameters
+    ----------
+    x : (..., N, E)
+        Tokens.
+    padding_mask : (..., N) bool or None
+        True = ignore.
+
+    Returns
+    -------
+    (..., N) tensor
+        True for the tokens that count.
+
+    See Also
+    --------
+    esp_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import valid_tokens
+    >>> valid_tokens(torch.zeros(2, 1), torch.tensor([False, True]))
+    tensor([ True, False])
+    """
     if padding_mask is None:
         return torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
     return ~padding_mask.expand(x.shape[:-1])
@@ -163,7 +338,7 @@ def valid_tokens(x: Tensor, padding_mask: Tensor | None) -> Tensor:
 class DenseEsp(nn.Module):
     """Multi-head ESP self-attention, with every matrix in the open.
 
-    Its ``state_dict`` is that of :class:`espref.nn.EspAttention`.
+    Its ``state_dict`` is that of an :class:`espref.nn.EspAttention` with the same temperatures.
 
     Parameters
     ----------
@@ -174,7 +349,21 @@ class DenseEsp(nn.Module):
         scaled by head_dim^(-1/2).
     sort : "soft" | "balanced" | "hard"
         As in :func:`esp_attention`.
+
+    See Also
+    --------
+    espref.nn.EspAttention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.dense import DenseEsp
+    >>> output, matrices = DenseEsp(8, 2)(torch.randn(3, 5, 8))
+    >>> output.shape, matrices.shape
+    (torch.Size([3, 5, 8]), torch.Size([3, 2, 5, 5]))
     """
+
+    _version = 2  # of the state_dict
 
     def __init__(
         self,

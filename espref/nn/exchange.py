@@ -21,7 +21,19 @@ _HOOKS = (
 
 
 class SwapReport(NamedTuple):
-    """The attention modules of a model, by path."""
+    """The attention modules of a model, by path.
+
+    See Also
+    --------
+    swap_report
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import swap_report
+    >>> list(swap_report(torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)).left)
+    ['self_attn']
+    """
 
     exchanged: dict[str, str]  #: modules of this package -> their type, and the type that stood there
     left: dict[str, str]  #: all others -> their type, and why they cannot be exchanged if they cannot
@@ -56,8 +68,9 @@ def swap_attention(
         :class:`EspAttention` or another attention class of this package, or a function that takes the same leading
         arguments and returns such a module.
     where : function, optional
-        From the path and the module to whether it is exchanged; all by default. ``lambda path, _: "encoder" in path``
-    settings
+        From the path and the module to whether it is exchanged; all by default. For example
+        ``lambda path, _: "encoder" in path``.
+    **settings : object
         Passed to ``kind``.
 
     Returns
@@ -70,6 +83,10 @@ def swap_attention(
     ValueError
         Naming the modules that cannot be exchanged, or when there is no attention in the model. The model is then
         unchanged.
+
+    See Also
+    --------
+    swap_report, set_encoder_attention
 
     Examples
     --------
@@ -119,6 +136,17 @@ def swap_report(model: nn.Module) -> SwapReport:
     -------
     SwapReport
         Two dictionaries from paths, ``exchanged`` and ``left``; printed, one line for each kind of module.
+
+    See Also
+    --------
+    swap_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn import EspAttention, swap_report
+    >>> print(swap_report(torch.nn.Sequential(torch.nn.Linear(8, 8), EspAttention(8, 2))).exchanged)
+    {'1': 'EspAttention'}
     """
     exchanged, left = {}, {}
     for path, module in _attention(model).items():

@@ -32,7 +32,20 @@ __all__ = [
 
 
 class AttentionOutput(NamedTuple):
-    """What every function here returns."""
+    """What every function here returns.
+
+    See Also
+    --------
+    esp_attention, softmax_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import softmax_attention
+    >>> q = torch.randn(5, 4)
+    >>> softmax_attention(q, q, q).matrix is None
+    True
+    """
 
     output: Tensor  # (..., N, Ev) matrix @ value
     matrix: Tensor | None  # (..., N, M), only with need_weights
@@ -91,12 +104,25 @@ def esp_attention(
     RuntimeError
         When the balanced scaling does not converge.
     NotImplementedError
-        For second derivatives.
+        For second derivatives, for forward-mode derivatives, and in an export to ONNX.
+
+    See Also
+    --------
+    espref.nn.EspAttention, espref.nn.dense.esp_attention, espref.esp_attention
 
     Notes
     -----
     The gradient is exact, but cannot be differentiated again. The transforms of :mod:`torch.func` apply; ``vmap`` calls
     the function once for each item, so leading dimensions are the faster way to batch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import esp_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = esp_attention(q, k, v, tau=0.1, beta=1.0, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
 
     References
     ----------
@@ -166,6 +192,19 @@ def softmax_attention(
     ValueError
         For malformed tensors.
 
+    See Also
+    --------
+    espref.nn.SoftmaxAttention, espref.softmax_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import softmax_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = softmax_attention(q, k, v, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
+
     References
     ----------
     vaswani2017attention
@@ -182,7 +221,7 @@ def softmax_attention(
         if bias is not None:
             mask = bias.masked_fill(~has_key, 0).masked_fill(~mask, -torch.inf).to(query.dtype)
     matrix = None
-    if not need_weights:
+    if not need_weights and not operators.in_forward_mode():  # in which the fused kernels have no derivative
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     else:
         logits = (query * query.shape[-1] ** -0.5) @ key.mT  # (..., N, M); scaled first, so that float16 is wide enough
@@ -191,7 +230,8 @@ def softmax_attention(
         matrix = F.dropout(torch.softmax(logits, dim=-1), dropout)
         matrix = matrix if has_key is None else matrix.masked_fill(~has_key, 0)
         output = matrix @ value
-    return AttentionOutput(output if has_key is None else output.masked_fill(~has_key, 0), matrix)
+    output = output if has_key is None else output.masked_fill(~has_key, 0)
+    return AttentionOutput(output, matrix if need_weights else None)
 
 
 def differential_attention(
@@ -215,7 +255,7 @@ def differential_attention(
         Floating point tensors, E even.
     mix : tensor without dimensions
         Factor of the second attention.
-    allowed, bias, dropout
+    allowed, bias, dropout : optional
         As in :func:`softmax_attention`, for both.
     need_weights : bool
         Also return the attention matrix.
@@ -229,6 +269,19 @@ def differential_attention(
     ------
     ValueError
         For malformed tensors.
+
+    See Also
+    --------
+    espref.nn.DifferentialAttention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import differential_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = differential_attention(q, k, v, mix=torch.tensor(0.5), need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
 
     References
     ----------
@@ -282,6 +335,19 @@ def sinkhorn_attention(
     ------
     ValueError
         For malformed arguments.
+
+    See Also
+    --------
+    espref.nn.SinkhornAttention, espref.sinkhorn_attention
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.functional import sinkhorn_attention
+    >>> q, k, v = torch.randn(2, 5, 4), torch.randn(2, 7, 4), torch.randn(2, 7, 3)
+    >>> output, matrix = sinkhorn_attention(q, k, v, need_weights=True)
+    >>> output.shape, matrix.shape
+    (torch.Size([2, 5, 3]), torch.Size([2, 5, 7]))
 
     References
     ----------

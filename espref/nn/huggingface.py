@@ -73,6 +73,15 @@ def register_with_transformers(
         For settings outside these ranges, and for a name that is not "esp...", or is registered with other settings.
         When the model runs: in causal layers, in cross attention and in decoders, at one query too; for masks that
         differ from query to query; for biases, soft caps and every other argument that would change the attention.
+
+    See Also
+    --------
+    set_encoder_attention, swap_attention
+
+    Examples
+    --------
+    >>> from espref.nn import register_with_transformers
+    >>> register_with_transformers("esp-balanced", tau=0.1, beta=1.0, sort="balanced")  # doctest: +SKIP
     """
     settings = _checked(name, tau, beta, directions, sort)
     if name in _registered:
@@ -116,6 +125,18 @@ def set_encoder_attention(
     ValueError
         Naming the modules that would never call the registered function, for a name that is not registered, and for a
         model without an encoder.
+
+    See Also
+    --------
+    register_with_transformers
+
+    Examples
+    --------
+    >>> from transformers import AutoModel  # doctest: +SKIP
+    >>> from espref.nn import register_with_transformers, set_encoder_attention
+    >>> register_with_transformers()  # doctest: +SKIP
+    >>> model = AutoModel.from_pretrained("facebook/bart-base")  # doctest: +SKIP
+    >>> model = set_encoder_attention(model, "esp")  # doctest: +SKIP
     """
     if name not in _registered:
         raise ValueError(f"name: expected one given to register_with_transformers, got {name!r}")

@@ -1,9 +1,9 @@
 r"""Sliced transport plans as losses between batches of weighted clouds.
 
-:func:`est_loss` is the expected cost of hard plans, with exact gradients in points and weights;
-:func:`soft_est_loss` is that of soft plans, smooth, with gradients in the slicers too: with these, slicers are learned.
-:func:`expected_soft_plan` returns a soft plan itself. The NumPy chapters :mod:`espref.expected` and
-:mod:`espref.softplan` specify what is computed.
+:func:`espref.nn.functional.est_loss` is the expected cost of hard plans, with exact gradients in points and weights;
+:func:`espref.nn.functional.soft_est_loss` is that of soft plans, smooth, with gradients in the slicers too: with these,
+slicers are learned. :func:`espref.nn.functional.expected_soft_plan` returns a soft plan itself. The NumPy chapters
+:mod:`espref.expected` and :mod:`espref.softplan` specify what is computed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .clouds import (
     as_prior,
     as_tau,
     centred,
-    refuse_overflow,
+    finite,
 )
 from .matching import hard_costs, powers, ranked
 from .softplans import Sorting, soft_plans, soft_ranked, soft_squared_costs
@@ -62,7 +62,7 @@ def est_loss(
     $$c_l = \sum_{ij} |x_i - y_j|^p\, G_{l,ij}, \qquad w_l \propto \pi_l e^{-\beta c_l} ,$$
 
     where $G_l$ is the optimal plan between the projections on $\theta_l$: :func:`espref.est_distance` to the power p.
-    O(L (n + m) (log(n + m) + d)); no plan is formed.
+    It takes O(L (n + m) (log(n + m) + d)) time and O(L (n + m) d) memory; no plan is formed.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def est_loss(
     Returns
     -------
     Tensor, shape (...)
-        One loss per pair of clouds, in units of length^p.
+        One loss per pair of clouds, in units of length^p, of the type of ``x``.
 
     Raises
     ------
@@ -106,8 +106,12 @@ def est_loss(
       \sum_j G_{l,ij}\; p\, |x_i - y_j|^{p-2} (x_i - y_j) .$$
 
     Where two points swap their places along a direction the loss may jump; a gradient is that of the plans at hand.
-    The gradient in the weights is that of the loss of a / sum a. A squared cost between points that are closer than the
-    square root of the smallest float counts as zero.
+    The gradient in the weights is that of the loss of a / sum a. Weights are cumulated in float64, whatever their type,
+    to 1e-16 of the total mass. A squared cost between points that are closer than the square root of the smallest float
+    counts as zero.
+
+    Higher derivatives, forward mode, ``torch.func.jacrev`` and ``torch.compile`` work. ``vmap`` does not, because
+    values are checked; leading dimensions are the batch.
 
     Examples
     --------
@@ -143,8 +147,7 @@ def est_loss(
             source, target, shift = centred(source, target)
         costs = hard_costs(source, target, *ranks, p)  # (B, L)
         loss = (gibbs_weights(costs, number, weights) * costs).sum(-1) + shift.square().sum(-1)  # (B,)
-        refuse_overflow(loss)
-    return loss.to(x.dtype).reshape(lead)
+    return finite(loss, x.dtype).reshape(lead)
 
 
 def soft_est_loss(
@@ -193,7 +196,7 @@ def soft_est_loss(
     Returns
     -------
     Tensor, shape (...)
-        One loss per pair of clouds, in units of length^2.
+        One loss per pair of clouds, in units of length^2, of the type of ``x``.
 
     Raises
     ------
@@ -201,6 +204,8 @@ def soft_est_loss(
         For malformed input, or costs that overflow.
     RuntimeError
         When the balanced scaling does not converge.
+    NotImplementedError
+        For second derivatives, but for SoftSort with the Gauss kernel, which has them.
 
     See Also
     --------
@@ -230,8 +235,7 @@ def soft_est_loss(
         source, target, shift = centred(source, target)
         costs = soft_squared_costs(source, target, shift, *sorts)  # (B, L)
         loss = (gibbs_weights(costs, number, weights) * costs).sum(-1) + shift.square().sum(-1)  # (B,)
-        refuse_overflow(loss)
-    return loss.to(x.dtype).reshape(lead)
+    return finite(loss, x.dtype).reshape(lead)
 
 
 def expected_soft_plan(
@@ -280,7 +284,7 @@ def expected_soft_plan(
     Returns
     -------
     SoftPlan
-        plan (..., n, m) of mass 1, cost (...), weights (..., L), costs (..., L).
+        plan (..., n, m) of mass 1, cost (...), weights (..., L), costs (..., L), of the type of ``x``.
 
     Raises
     ------
@@ -288,6 +292,8 @@ def expected_soft_plan(
         For malformed input, or costs that overflow.
     RuntimeError
         When the balanced scaling does not converge.
+    NotImplementedError
+        For second derivatives, but for SoftSort with the Gauss kernel, which has them.
 
     Examples
     --------
@@ -308,14 +314,15 @@ def expected_soft_plan(
         theta, number = as_directions(directions, source.points), as_beta(beta, source.points)
         weights, how = as_prior(prior, theta), _sorting(source.points, tau, sort, power)
         p = as_exponent(p)
-        plans = soft_plans(source, target, theta.to(source.points.dtype), how)  # (B, L, n, m)
+        sorts = [soft_ranked(cloud, theta.to(cloud.points.dtype), how) for cloud in (source, target)]
+        plans = soft_plans(*sorts)  # (B, L, n, m)
         ground = powers(source.points[:, :, None] - target.points[:, None], p)  # (B, n, m)
         costs = (plans * ground[:, None]).sum((-2, -1))  # (B, L)
-        w = gibbs_weights(costs, number, weights)  # (B, L)
+        comparable = soft_squared_costs(*centred(source, target), *sorts) if p == 2 else costs
+        w = gibbs_weights(comparable, number, weights)  # (B, L)
         cost = (w * costs).sum(-1)  # (B,)
-        refuse_overflow(cost)
         plan = (w[:, :, None, None] * plans).sum(1)  # (B, n, m)
-    return SoftPlan(*(part.to(x.dtype).reshape(lead + part.shape[1:]) for part in (plan, cost, w, costs)))
+    return SoftPlan(*(finite(part, x.dtype).reshape(lead + part.shape[1:]) for part in (plan, cost, w, costs)))
 
 
 def gibbs_weights(costs: Tensor, beta: Tensor, prior: Tensor) -> Tensor:
@@ -338,4 +345,4 @@ def _sorting(points: Tensor, tau: float | Tensor, sort: str, power: int) -> Sort
 
 
 def _device(x: Tensor) -> str:
-    return x.device.type if isinstance(x, Tensor) else "cpu"
+    return x.device.type if isinstance(x, Tensor) and x.device.type != "meta" else "cpu"  # meta has no autocast

@@ -74,15 +74,34 @@ class _LaplaceProduct(torch.autograd.Function):
         return image.value
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         s, tau, x = ctx.saved_tensors
-        image = ctx.kernel.product(g)
-        if not (ctx.needs_input_grad[0] or ctx.needs_input_grad[1]):
-            return None, None, image.value, None
-        slope = score_gradient(ctx.kernel, s, image, Image(x, x, ctx.carries))
-        centred = s - s.mean(dim=-1, keepdim=True)
-        return slope, -(centred * slope).sum() / tau, image.value, None
+        with torch.no_grad():
+            image = ctx.kernel.product(g)
+            slope = score_gradient(ctx.kernel, s, image, Image(x, x, ctx.carries))
+            of_tau = -((s - s.mean(dim=-1, keepdim=True)) * slope).sum() / tau
+        return *_once((slope, of_tau, image.value), (g, s, tau, x)), None
+
+
+def _once(gradients: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Gradients that refuse to be differentiated in the inputs that they were computed from, without a record.
+
+    PyTorch's ``once_differentiable`` does so for ``backward()``, but lets ``grad()`` return wrong numbers.
+    """
+    if not torch.is_grad_enabled():
+        return gradients
+    apply: Callable[..., tuple[Tensor, ...]] = _Once.apply
+    return apply(len(gradients), *gradients, *inputs)
+
+
+class _Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient.clone() for gradient in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise NotImplementedError("soft losses and plans: their gradient has no derivative; that of est_loss has one")
 
 
 class SoftRanked(NamedTuple):
@@ -171,12 +190,11 @@ def soft_squared_costs(x: Cloud, y: Cloud, shift: Tensor, source: SoftRanked, ta
     return costs + 2 * ((means[0] - means[1]) * shift[:, None]).sum(-1)  # the last term vanishes for balanced sorts
 
 
-def soft_plans(x: Cloud, y: Cloud, directions: Tensor, how: Sorting) -> Tensor:
+def soft_plans(source: SoftRanked, target: SoftRanked) -> Tensor:
     """The soft plans P^T A Q of all slices, (B, L, n, m): O(L n m) time for the Laplace kernel."""
-    source, target = soft_ranked(x, directions, how), soft_ranked(y, directions, how)
-    identity = torch.eye(y.points.shape[1], dtype=y.points.dtype, device=y.points.device)
-    image = target.image(identity.expand(len(y.points), -1, -1))  # (B, L, m, m), Q
-    return source.transpose(coupled(monotone_pieces(source.ranks, target.ranks), image, x.points.shape[1]))
+    (batch, _, n), (m, like) = source.left.shape, (target.left.shape[-1], target.left)
+    image = target.image(torch.eye(m, dtype=like.dtype, device=like.device).expand(batch, -1, -1))  # (B, L, m, m), Q
+    return source.transpose(coupled(monotone_pieces(source.ranks, target.ranks), image, n))
 
 
 def weighted_scaling(kernel: SortKernel, used: Tensor, mass: Tensor) -> Tensor:
@@ -221,20 +239,25 @@ class _WeightedScaling(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, residual: Tensor, d: Tensor, mass: Tensor, kernel: SortKernel) -> Tensor:
-        ctx.save_for_backward(d, mass)
+        ctx.save_for_backward(d, mass, residual)
         ctx.product = kernel.constant_product
         return d.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        d, mass = ctx.saved_tensors
+    @torch.no_grad()
+    def solved(d: Tensor, mass: Tensor, product: Callable[[Tensor], Tensor], gradient: Tensor) -> Tensor:
+        """The gradient of the residual, from that of d."""
         root = mass.sqrt()
         e = root * d
 
         def identity_plus_s(z: Tensor) -> Tensor:
-            image: Tensor = e * ctx.product((e * z)[..., None])[..., 0]
-            return z + image
+            return z + e * product((e * z)[..., None])[..., 0]
 
         scaled = torch.where(root > 0, d * gradient / torch.where(root > 0, root, 1.0), 0.0)
-        return -root * conjugate_gradients(identity_plus_s, scaled), None, None, None
+        return -root * conjugate_gradients(identity_plus_s, scaled)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        d, mass, residual = ctx.saved_tensors
+        solution = _WeightedScaling.solved(d, mass, ctx.product, gradient)
+        return *_once((solution,), (gradient, residual)), None, None, None

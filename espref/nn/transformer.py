@@ -42,6 +42,18 @@ class VisionTransformer(nn.Module):
     ------
     ValueError
         When the patches do not tile the image, or for an unknown attention.
+
+    See Also
+    --------
+    SetTransformer, TextTransformer
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.transformer import VisionTransformer
+    >>> model = VisionTransformer(image_size=8, patch_size=4, channels=1, classes=10, dim=8, depth=1, heads=2)
+    >>> model(torch.randn(3, 1, 8, 8)).shape
+    torch.Size([3, 10])
     """
 
     def __init__(
@@ -88,6 +100,18 @@ class SetTransformer(nn.Module):
         Width of the hidden layers; 4 dim by default.
     dropout : float
         Probability of dropout in the blocks.
+
+    See Also
+    --------
+    VisionTransformer, TextTransformer
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.transformer import SetTransformer
+    >>> model = SetTransformer(features=3, classes=10, dim=8, depth=1, heads=2)
+    >>> model(torch.randn(4, 20, 3)).shape
+    torch.Size([4, 10])
     """
 
     def __init__(
@@ -130,6 +154,18 @@ class TextTransformer(nn.Module):
         Width of the hidden layers; 4 dim by default.
     dropout : float
         Probability of dropout in the blocks.
+
+    See Also
+    --------
+    SetTransformer, TranslationTransformer
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.transformer import TextTransformer
+    >>> model = TextTransformer(vocabulary=50, classes=2, length=9, dim=8, depth=1, heads=2)
+    >>> model(torch.zeros(4, 9, dtype=torch.long)).shape
+    torch.Size([4, 2])
     """
 
     def __init__(
@@ -176,6 +212,20 @@ class TranslationTransformer(nn.Module):
         Width of the hidden layers; 4 dim by default.
     dropout : float
         Probability of dropout in the blocks.
+
+    See Also
+    --------
+    TextTransformer, espref.nn.blocks.DecoderBlock
+
+    Examples
+    --------
+    >>> import torch
+    >>> from espref.nn.transformer import TranslationTransformer
+    >>> model = TranslationTransformer(
+    ...     source_vocabulary=50, target_vocabulary=60, length=9, dim=8, depth=1, heads=2
+    ... )
+    >>> model(torch.zeros(4, 9).long(), torch.zeros(4, 7).long()).shape
+    torch.Size([4, 7, 60])
     """
 
     def __init__(

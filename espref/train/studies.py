@@ -118,7 +118,7 @@ def run_study(
     groups = STUDIES[name]()
     if not any(only in title for title in groups):
         raise ValueError(f"only: expected part of one of {'; '.join(groups)}, got {only!r}")
-    check_writable(record)
+    check_writable(record, (".json",))
     chosen: dict[str, dict[str, list[Config]]] = {}
     for title, group in groups.items():
         runs = {variant: [_with_seed(config, seed, out) for seed in range(seeds)] for variant, config in group.items()}

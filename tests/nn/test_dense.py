@@ -105,7 +105,7 @@ def test_layer_equals_the_module(sort: str) -> None:
     """DenseEsp and EspAttention exchange their state, and compute the same outputs, matrices and gradients."""
     torch.manual_seed(0)
     plain = dense.DenseEsp(16, 2, tau=0.2, beta=1.5, sort=sort).double()
-    layer = EspAttention(16, 2, sort=sort, self_attention=True, dtype=DOUBLE)
+    layer = EspAttention(16, 2, tau=0.1, beta=1.0, sort=sort, self_attention=True, dtype=DOUBLE)
     layer.load_state_dict(plain.state_dict())
     x, padding = torch.randn(2, 9, 16, dtype=DOUBLE), torch.zeros(2, 9, dtype=torch.bool)
     padding[1, 6:] = True

@@ -6,6 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+import strategies
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import espref
 from espref.claims import LEDGER, run_claim
@@ -287,6 +290,32 @@ def test_a_common_shift_changes_no_weight() -> None:
     assert (far - near - means).abs().max() <= 1e-4 * (near.abs().max() + 1)
 
 
+def test_plans_between_clouds_far_apart() -> None:
+    """The weights of the slices are those of clouds that are near, although all costs are about 1e12."""
+    x, y, directions, a, b = problem(10, 7, weighted=True)
+    near = espref.expected_soft_plan(x, y, directions, 0.2, a, b, beta=2.0, sort="balanced")
+    far = F.expected_soft_plan(*tensors([x + 1e6, y, directions, a, b]), tau=0.2, beta=2.0, sort="balanced")
+    assert np.abs(far.weights.numpy() - near.weights).max() <= 1e-8
+    assert np.abs(far.plan.numpy() - near.plan).max() <= 1e-8
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_defaults_of_torch_do_not_matter(name: str) -> None:
+    """Another default device, another default type, autocast: the same number."""
+    inputs = tensors(problem(6, 8, weighted=True))
+    loss = LOSSES[name](*inputs)
+    with torch.device("meta"):
+        assert LOSSES[name](*inputs) == loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert LOSSES[name](*inputs) == loss
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float16)
+        assert LOSSES[name](*inputs) == loss
+    finally:
+        torch.set_default_dtype(default)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_float32_and_half(name: str) -> None:
     """float32 is near float64, whose order of the scores it shares; half precision keeps its type and is finite."""
@@ -344,6 +373,117 @@ def test_an_empty_batch_and_broadcast_weights() -> None:
     assert close(many[1], F.est_loss(2 * x, y, directions, a, b).item())
 
 
+def _small() -> tuple[torch.Tensor, ...]:
+    x, y, directions, _, _ = tensors(problem(4, 5, dim=2))
+    return x, y, directions[:3]
+
+
+@pytest.mark.parametrize(("sort", "power"), [("soft", 1), ("balanced", 1), ("balanced", 2)])
+@pytest.mark.parametrize("name", ["soft_est_loss", "expected_soft_plan"])
+def test_second_derivatives_of_soft_losses_are_refused(name: str, sort: str, power: int) -> None:
+    """Not only by backward(), but by grad() and hessian() too, which would return wrong numbers."""
+    x, y, directions = _small()
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        result = getattr(F, name)(x, y, directions, tau=0.3, beta=0.5, sort=sort, power=power)
+        return result.cost if name == "expected_soft_plan" else result
+
+    x.requires_grad_()
+    gradient = torch.autograd.grad(loss(x), x, create_graph=True)[0]
+    with pytest.raises(NotImplementedError, match="their gradient has no derivative"):
+        torch.autograd.grad(gradient.square().sum(), x, retain_graph=True)
+    with pytest.raises(NotImplementedError, match="their gradient has no derivative"):
+        gradient.square().sum().backward()
+    with pytest.raises(NotImplementedError, match="their gradient has no derivative"):
+        torch.autograd.functional.hessian(loss, x.detach())
+
+
+def test_second_derivatives_with_the_gauss_kernel() -> None:
+    """SoftSort with the Gauss kernel is plain autograd, and has them."""
+    x, y, directions = _small()
+    x.requires_grad_()
+    directions.requires_grad_()
+
+    def loss(x: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+        return F.soft_est_loss(x, y, directions, tau=0.3, beta=0.5, power=2)
+
+    assert torch.autograd.gradgradcheck(loss, (x, directions), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # used by torch.func
+@pytest.mark.parametrize("p", [1, 2])
+def test_transforms_of_est_loss(p: float) -> None:
+    """jacrev, hessian and jvp agree with autograd; vmap is refused; so are tensors without values."""
+    x, y, directions = _small()
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return F.est_loss(x, y, directions, beta=0.5, p=p)
+
+    moving = x.clone().requires_grad_()
+    gradient = torch.autograd.grad(loss(moving), moving, create_graph=True)[0]
+    second = torch.autograd.functional.hessian(loss, x)
+    assert close(torch.func.jacrev(loss)(x), gradient.detach())
+    assert close(torch.func.hessian(loss)(x), second)
+    assert close(torch.func.jvp(loss, (x,), (y[:4],))[1], (gradient.detach() * y[:4]).sum())
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.func.vmap(loss)(x[None])
+    with pytest.raises(ValueError, match="expected tensors with values"):
+        F.est_loss(x.to("meta"), y.to("meta"))
+
+
+@pytest.mark.trust
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # by the tracer itself
+def test_a_compiled_loss() -> None:
+    """torch.compile breaks the graph where values are checked, and changes no number."""
+    x, y, directions = _small()
+    x.requires_grad_()
+    compiled = torch.compile(F.est_loss, backend="aot_eager")
+    gradients = [torch.autograd.grad(loss(x, y, directions, beta=0.5), x)[0] for loss in (F.est_loss, compiled)]
+    assert close(gradients[1], gradients[0])
+
+
+@given(
+    strategies.problems(most=7, scales=(1e-100, 1e-3, 1.0, 1e4, 1e70)),
+    st.sampled_from([1, 1.5, 2, 3]),
+    st.sampled_from([0.0, 0.5, np.inf]),
+)
+@settings(max_examples=60)
+def test_hostile_clouds(clouds: strategies.Problem, p: float, beta: float) -> None:
+    """Ties, duplicates, zero and tiny weights, all scales: equal to NumPy, and the gradients are finite.
+
+    Equally cheap slices may differ by rounding in the two, so that at infinite beta only the cost is compared.
+    """
+    x, y, a, b, directions = clouds
+    scale = float(max(np.abs(x).max(), np.abs(y).max(), 1e-300)) ** p
+    beta = beta / scale if np.isfinite(beta) else beta
+    expected = espref.est_distance(x, y, directions, a, b, beta=beta, p=p) ** p
+    inputs = tensors([x, y, directions, a, b])
+    moving = [inputs[k].requires_grad_() for k in (0, 1)]
+    loss = F.est_loss(*inputs, beta=beta, p=p)
+    assert abs(loss.item() - expected) <= 1e-12 * max(scale, expected)
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, moving))
+
+
+@given(strategies.problems(most=6, scales=(1e-3, 1.0, 1e4)), st.sampled_from([1e-6, 0.1, 1.0, 1e3]))
+@settings(max_examples=40)
+def test_hostile_clouds_softly(clouds: strategies.Problem, tau: float) -> None:
+    """The same for soft plans of both sorts: the balanced one has the marginals, and neither has a NaN."""
+    x, y, a, b, directions = clouds
+    scale = float(max(np.abs(x).max(), np.abs(y).max(), 1e-3))
+    inputs = tensors([x, y, directions, a, b])
+    moving = [inputs[k].requires_grad_() for k in (0, 1, 2)]
+    for sort in ("soft", "balanced"):
+        plain = espref.expected_soft_plan(x, y, directions, tau * scale, a, b, sort=sort)
+        result = F.expected_soft_plan(*inputs, tau=tau * scale, sort=sort)
+        assert close(result.plan, plain.plan)
+        loss = F.soft_est_loss(*inputs, tau=tau * scale, sort=sort)
+        assert abs(loss.item() - plain.cost) <= 1e-11 * max(scale**2, plain.cost)
+        assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, moving))
+        if sort == "balanced":
+            for dim, weights, n in ((1, a, len(x)), (0, b, len(y))):
+                assert close(result.plan.sum(dim), np.full(n, 1 / n) if weights is None else weights)
+
+
 GOOD = {"x": torch.zeros(4, 3, 2), "y": torch.zeros(4, 5, 2)}
 BAD = {
     "a list": ({"x": [[0.0]]}, "x: expected a floating point tensor"),
@@ -380,6 +520,7 @@ HARD = {
     "another word": ({"ties": "last"}, "ties: expected one of split, first"),
     "learned directions": ({"directions": torch.eye(2, requires_grad=True)}, "directions: expected constants"),
     "an overflow": ({"x": torch.full((4, 3, 2), 1e30)}, "x, y: expected points whose cost is finite"),
+    "an overflow of halves": ({"x": torch.full((4, 3, 2), 300.0).half()}, "whose cost is finite in torch.float16"),
 }
 SOFT = {
     "tau zero": ({"tau": 0.0}, "tau: expected a number > 0"),

@@ -349,7 +349,7 @@ def test_numbers_and_arrays_of_numpy() -> None:
     for bad in (np.zeros((3, 5)), np.zeros((0, 4)), [1.0] * 4, np.full((3, 4), np.nan), np.zeros((3, 4), complex)):
         with pytest.raises(ValueError, match=r"^directions: expected"):
             EspAttention(8, 2, directions=bad)
-    for name, values in {"tau": [0, -1, True, "1", np.nan], "beta": [0, None], "dropout": [1.0, -0.1]}.items():
+    for name, values in {"tau": [0, -1, True, "1", np.nan], "beta": [0, "1"], "dropout": [1.0, -0.1]}.items():
         for bad in values:
             with pytest.raises(ValueError, match=rf"^{name}: expected"):
                 EspAttention(8, 2, **{name: bad})
