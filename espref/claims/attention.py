@@ -207,6 +207,14 @@ def planfree_equals(rng: np.random.Generator) -> float:
     return worst
 
 
+@planfree_equals.without("the Laplace kernel: Gauss", at_least=0.01, on="fixed")
+def planfree_gauss() -> float:
+    """Its values are no products of those between neighbours, and the recurrences do not apply."""
+    q, k = np.array([[0.0], [1.0], [3.0]]), np.array([[0.5], [2.0], [2.5]])
+    gauss = at.esp_attention(q, k, k, tau=1.0, beta=1.0, power=2).output
+    return float(abs(gauss - planfree.planfree_attention(q, k, k, tau=1.0, beta=1.0)).max())
+
+
 @claim(
     "attention.token-order",
     kind="theorem",
@@ -226,6 +234,14 @@ def token_order(rng: np.random.Generator) -> float:
         moved = at.esp_attention(q[rows], k[cols], v[cols], tau=0.1, beta=1.0, sort=sort).output
         worst = max(worst, float(abs(moved - output[rows]).max()))
     return worst
+
+
+@token_order.without("values permuted together with keys", at_least=0.9, on="fixed")
+def values_left_behind() -> float:
+    """Keys exchanged and values not: each query then reads the value of another key."""
+    x, v = np.array([[0.0], [1.0]]), np.eye(2)
+    there, moved = (at.esp_attention(x, k, v, tau=0.0, beta=1.0, sort="hard").output for k in (x, x[::-1]))
+    return float(abs(there - moved).max())
 
 
 @claim(
@@ -248,6 +264,13 @@ def self_attention(rng: np.random.Generator) -> float:
     return worst
 
 
+@self_attention.without("untied tokens", at_least=0.49, on="fixed")
+def equal_tokens() -> float:
+    """Two equal tokens share their attention."""
+    x = np.zeros((2, 1))
+    return float(abs(at.esp_attention(x, x, x, tau=0.0, beta=1.0, sort="hard").matrix - np.eye(2)).max())
+
+
 @claim(
     "attention.scaling",
     kind="theorem",
@@ -268,6 +291,14 @@ def scaling(rng: np.random.Generator) -> float:
             scaled = at.esp_attention(3 * q, 3 * k, v, tau=0.1 * 3**power, beta=2.0 / 9, sort=sort, power=power).matrix
             worst = max(worst, float(abs(unscaled - scaled).max()))
     return worst
+
+
+@scaling.without("the factor $c^{-2}$: the same $\\beta$", at_least=0.01, on="fixed")
+def unscaled_attention() -> float:
+    """At three times the size the Gibbs weights of the slices are sharper."""
+    q, k = np.array([[0.0, 0.0], [1.0, 2.0]]), np.array([[0.0, 1.0], [1.0, 0.0]])
+    plain, scaled = (at.esp_attention(c * q, c * k, k, tau=0.1 * c, beta=0.1, sort="balanced").matrix for c in (1, 3))
+    return float(abs(plain - scaled).max())
 
 
 @claim(
@@ -333,6 +364,15 @@ def softmax_is_gibbs(rng: np.random.Generator) -> float:
         divergence = (rows * np.log(rows / matrix)).sum(axis=1)
         worst = max(worst, float((there - most).max()), float(abs(most - there - divergence).max()))
     return worst
+
+
+@softmax_is_gibbs.without("the factor $d^{-1/2}$: sharper rows", at_least=0.01, on="fixed")
+def sharper_rows() -> float:
+    """Softmax of twice the queries has a lower value."""
+    q = np.array([[1.0], [-0.5]])
+    rows, logits = at.softmax_attention(2 * q, q, q).matrix, q @ q.T
+    values = (rows * (logits - np.log(rows))).sum(axis=1)
+    return float((np.log(np.exp(logits).sum(axis=1)) - values).max())
 
 
 @claim(

@@ -83,6 +83,13 @@ def sum_over_arcs(problem: Problem) -> float:
     return float(max(abs(mean - exact.plan).sum(), abs(cost / exact.cost - 1)))
 
 
+@sum_over_arcs.without("the share of the circle: all arcs count the same", at_least=0.01, on="fixed")
+def arcs_unweighted() -> float:
+    """The arcs have different lengths and different plans."""
+    exact = circle.circle_plan(WORSE_X, WORSE_Y)
+    return float(abs(exact.costs.mean() / exact.cost - 1))
+
+
 def _plan_inside_an_arc(problem: Problem, direction: Array) -> csr_array:
     """The lifted plan of a direction that is orthogonal to no difference of distinct points."""
     ranks = []
@@ -189,6 +196,13 @@ def pie(rng: np.random.Generator) -> float:
         permutations.add(tuple(columns[np.argsort(rows)].tolist()))
     difference = float(abs(3 * circle.circle_plan(x, y).plan.toarray() - mean).max())
     return max(difference, float(len(permutations) not in (4, 5)))
+
+
+@pie.without("general position: three points on a line, against themselves", at_least=1, on="fixed")
+def one_sector() -> float:
+    """All directions keep one order or reverse it: only the identity occurs."""
+    x = np.array([[0.0, 0.0], [1.0, 2.0], [3.0, 6.0]])
+    return float(np.array_equal(circle.circle_plan(x, x).plan.toarray() > 0, np.eye(3) > 0))
 
 
 #: Two clouds of three points for which the mean over all directions costs more than the independent coupling.
@@ -408,6 +422,14 @@ def three_points_gain(rng: np.random.Generator) -> float:
             independent = lift.transport_cost(np.full((n, n), 1 / n**2), x, y)
             worst = max(worst, float(circle.circle_plan(x, y).costs.min() / independent - 1))
     return worst
+
+
+@three_points_gain.without(
+    "at most three points: the twelve of `circle.cheapest-slice-can-lose`", at_least=8, on="fixed"
+)
+def twelve_points_lose() -> float:
+    """There every slice costs more than independence."""
+    return cheapest_can_lose.check()
 
 
 #: Twelve points against twelve, a heavy centre and outliers, for which every slice costs more than independence.

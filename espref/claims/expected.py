@@ -106,6 +106,16 @@ def chain_of_costs(problem: Problem) -> float:
     return max(worst, 0.0)
 
 
+@chain_of_costs.without(
+    "one set of directions: the cheapest slice of one against the mean of another", at_least=0.4, on="fixed"
+)
+def two_sets_of_directions() -> float:
+    """The first axis ties the two points of a cloud, the second matches each with itself."""
+    points = [[0.0, 0.0], [0.0, 1.0]]
+    smallest = expected.min_sliced_plan(points, points, [[1.0, 0.0]]).cost
+    return smallest - expected.expected_sliced_plan(points, points, [[0.0, 1.0]]).cost
+
+
 @claim(
     "expected.cost-decreases-in-beta",
     kind="theorem",
@@ -149,6 +159,14 @@ def beta_zero(problem: Problem) -> float:
     return float(abs(_plan(problem).plan.toarray() - mean).max())
 
 
+@beta_zero.without("$\\beta = 0$: two slices of the costs 1/2 and 0, at $\\beta = 10$", at_least=0.2, on="fixed")
+def tilted_mean() -> float:
+    """The cheap slice has nearly all the weight."""
+    points = [[0.0, 0.0], [0.0, 1.0]]
+    plans = [expected.expected_sliced_plan(points, points, np.eye(2), beta=beta).plan for beta in (0.0, 10.0)]
+    return 2 * float(abs(plans[0] - plans[1]).max())
+
+
 @claim(
     "expected.beta-infinity-is-the-minimum",
     kind="theorem",
@@ -189,6 +207,13 @@ def beta_infinity(problem: Problem) -> float:
     return float(max(worst, limit, only))
 
 
+@beta_infinity.without("a uniform prior: one that hardly knows the cheapest slice", at_least=0.8, on="fixed")
+def unknown_slice() -> float:
+    """With the prior 1e-9 on the cheap one of two slices the gap is close to 1, and the bound log(2) / 5."""
+    weights = expected.gibbs_weights([0.0, 1.0], 5.0, [1e-9, 1 - 1e-9])
+    return float(weights[1] - np.log(2) / 5)
+
+
 @claim(
     "expected.gibbs-weights-are-optimal",
     kind="theorem",
@@ -214,6 +239,14 @@ def gibbs_optimal(rng: np.random.Generator) -> float:
     return max(abs(least - float(value)), least - others)
 
 
+@gibbs_optimal.without("the inverse temperature of F: weights at twice that", at_least=0.01, on="fixed")
+def colder_weights() -> float:
+    """They have a larger free energy, by their divergence from the Gibbs weights."""
+    costs, prior, beta = np.array([0.0, 1.0, 2.0]), np.full(3, 1 / 3), 1.0
+    w = expected.gibbs_weights(costs, 2 * beta, prior)
+    return float(w @ costs + w @ np.log(w / prior) / beta + np.log(prior @ np.exp(-beta * costs)) / beta)
+
+
 @claim(
     "expected.prior-is-multiplicity",
     kind="theorem",
@@ -234,6 +267,16 @@ def prior_is_multiplicity(problem: Problem) -> float:
     few = expected.expected_sliced_plan(problem.x, problem.y, directions, *args, beta=beta, prior=counts / 8)
     cost = positive(few.cost, "the cost of the plan")
     return float(max(abs(many.plan - few.plan).max(), abs(many.cost - few.cost) / cost))
+
+
+@prior_is_multiplicity.without(
+    "the prior: uniform weights for directions of unequal multiplicity", at_least=0.06, on="fixed"
+)
+def forgotten_multiplicity() -> float:
+    """Three times the first axis and once the second are not one of each."""
+    points = [[0.0, 0.0], [0.0, 1.0]]
+    few, many = (expected.expected_sliced_plan(points, points, np.eye(2)[rows]).plan for rows in ([0, 1], [0, 0, 0, 1]))
+    return float(abs(few - many).max())
 
 
 @claim(
@@ -282,6 +325,14 @@ def triangle(rng: np.random.Generator) -> float:
             )
             worst = max(worst, (direct - (first + second)) / ((first + second) or 1))
     return worst
+
+
+@triangle.without(
+    "$\\beta = 0$: the clouds of `expected.no-metric-for-positive-beta`, $\\beta = 5$", at_least=0.5, on="fixed"
+)
+def tilted_triangle() -> float:
+    """The weights of the directions then depend on the pair."""
+    return _triangle_gap(5.0)
 
 
 @claim(
@@ -434,6 +485,14 @@ def scaling(problem: Problem) -> float:
     return worst
 
 
+@scaling.without("the factor $s^{-p}$: the same $\\beta$", at_least=0.1, on="fixed")
+def unscaled_beta() -> float:
+    """Ten times larger, the same clouds have other Gibbs weights: the expensive slice loses its weight."""
+    points = np.array([[0.0, 0.0], [0.0, 1.0]])
+    small, large = (expected.est_distance(s * points, s * points, np.eye(2), beta=1.0) for s in (1.0, 10.0))
+    return abs(large / (10 * small) - 1)
+
+
 @claim(
     "expected.on-the-line-it-is-wasserstein",
     kind="theorem",
@@ -457,6 +516,13 @@ def wasserstein_on_the_line(rng: np.random.Generator) -> float:
     return float(abs(distance - np.sqrt(np.diff(ends) @ gap**2)) / distance)
 
 
+@wasserstein_on_the_line.without("$d = 1$: the plane", at_least=0.7, on="fixed")
+def not_in_the_plane() -> float:
+    """One slice that ties two points: the distance of the cloud from itself is not 0."""
+    points = [[0.0, 0.0], [0.0, 1.0]]
+    return expected.est_distance(points, points, [[1.0, 0.0]])
+
+
 @claim(
     "expected.birkhoff",
     kind="theorem",
@@ -478,6 +544,13 @@ def birkhoff(problem: Problem) -> float:
     for w, direction in zip(result.weights, directions, strict=True):
         combined[np.argsort(x @ direction), np.argsort(y @ direction)] += w
     return float(abs(n * result.plan.toarray() - combined).max() + abs(result.weights.sum() - 1))
+
+
+@birkhoff.without("untied points", at_least=0.49, on="fixed")
+def tied_permutation() -> float:
+    """Two tied points share two targets: the plan is 1/4 everywhere, and no permutation."""
+    plan = expected.expected_sliced_plan([[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]], [[1.0, 0.0]]).plan
+    return float(abs(2 * plan.toarray() - np.eye(2)).max())
 
 
 @claim(

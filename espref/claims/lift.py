@@ -67,6 +67,13 @@ def costs_need_no_plan(problem: Problem) -> float:
     return worst
 
 
+@costs_need_no_plan.without("$p = 2$: p = 1", at_least=0.9, on="fixed")
+def moments_of_first_power() -> float:
+    """Two tied points at distance 2 from their mean: the mean distance is 2, and the variance 4."""
+    cost = lift.slice_costs([[0.0, -2.0], [0.0, 2.0]], [[0.0, 0.0]], [[1.0, 0.0]], p=1)[0]
+    return float(abs(cost - 4) / cost)
+
+
 @claim(
     "lift.transport-cost-is-linear",
     kind="theorem",
@@ -88,6 +95,12 @@ def cost_is_linear(problem: Problem) -> float:
     expanded = parts - 2 * np.sum(x * (plan @ y))
     sparse, dense = (lift.transport_cost(g, problem.x, problem.y) for g in (plan, plan.toarray()))
     return float(max(abs(sparse - expanded), abs(sparse - dense)) / positive(parts, "the extent of both clouds"))
+
+
+@cost_is_linear.without("$p = 2$: p = 1", at_least=0.49, on="fixed")
+def expansion_of_first_power() -> float:
+    """From 0 to 2 the expansion gives 4."""
+    return abs(lift.transport_cost(np.ones((1, 1)), [[0.0]], [[2.0]], p=1) - 4) / 4
 
 
 @claim(

@@ -71,6 +71,12 @@ def unimodal(rng: np.random.Generator) -> float:
     return worst
 
 
+@unimodal.without("SoftSort: balanced, with the Gauss kernel", at_least=0.005, on="fixed")
+def balanced_gauss_row() -> float:
+    """The counterexample of `softsort.balanced-gauss-is-unimodal`."""
+    return gauss_not_unimodal.check()
+
+
 @claim(
     "softsort.small-tau",
     kind="theorem",
@@ -144,6 +150,13 @@ def invariances(rng: np.random.Generator) -> float:
             kernel = p / p[np.arange(25), np.argsort(s)][:, None]  # divided by the entry at distance 0
             worst = max(worst, float(abs(kernel - np.exp(-(abs(np.sort(s)[:, None] - s) ** power) / tau)).max()))
     return worst
+
+
+@invariances.without("$c > 0$: the scores reversed", at_least=0.9, on="fixed")
+def reversed_scores() -> float:
+    """Reversing the scores reverses the ranks."""
+    s = np.array([0.0, 1.0, 3.0])
+    return float(abs(ss.soft_permutation(-s, 0.1) - ss.soft_permutation(s, 0.1)).max())
 
 
 @claim(
@@ -314,6 +327,12 @@ def balanced_marginals(rng: np.random.Generator) -> float:
     return worst
 
 
+@balanced_marginals.without("balance: SoftSort", at_least=0.47, on="fixed")
+def unbalanced_marginals() -> float:
+    """The example of `softsort.is-doubly-stochastic`."""
+    return not_doubly_stochastic.check()
+
+
 @claim(
     "softsort.balanced-scaling-is-unique",
     kind="theorem",
@@ -334,6 +353,14 @@ def unique_scaling(rng: np.random.Generator) -> float:
         other = ss.fixed_point(lambda d: kernel @ d, np.exp(rng.normal(size=40)))
         worst = max(worst, float(abs(other / reference - 1).max()))
     return worst
+
+
+@unique_scaling.without("$d > 0$", at_least=2, on="fixed")
+def negative_scaling() -> float:
+    """With $d$ also $-d$ solves the equation."""
+    kernel = ss.sort_kernel(np.array([0.0, 1.0, 3.0]), 1.0)
+    d = -ss.balance(kernel, np.ones(3))
+    return float(abs(d / abs(d) - 1).max()) if np.allclose(d * (kernel @ d), 1) else 0.0
 
 
 @claim(
@@ -359,6 +386,15 @@ def jacobian(rng: np.random.Generator) -> float:
     worst = float(abs(np.array(columns).T - (np.eye(15) - scaled) / 2).max())
     values = np.linalg.eigvalsh((np.eye(15) - scaled) / 2)
     return max(worst, float(values[-1] - 0.5), float(-values[0]))
+
+
+@jacobian.without("positive definiteness: the kernel $e^{-t^4}$", at_least=0.0001, on="fixed")
+def indefinite_kernel() -> float:
+    """S has a negative eigenvalue, and the Jacobian one above 1/2."""
+    ordered = np.linspace(-3, 3, 30)
+    kernel = np.exp(-((ordered[:, None] - ordered) ** 4))
+    d = ss.balance(kernel, np.ones(30))
+    return float(np.linalg.eigvalsh((np.eye(30) - d[:, None] * kernel * d) / 2)[-1] - 0.5)
 
 
 @claim(

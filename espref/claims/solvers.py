@@ -156,6 +156,14 @@ def entropy_is_largest(problem: Problem) -> float:
     return max(0.0, (least - min(ours, independent)) / reg, float(abs(mixed).max()))
 
 
+@entropy_is_largest.without("the same $\\varepsilon$: twice the regularisation", at_least=0.01, on="fixed")
+def other_epsilon() -> float:
+    r"""$\log G + C / \varepsilon$ is then no sum."""
+    x, y = np.array([[0.0], [1.0]]), np.array([[0.2], [1.5]])
+    sums = np.log(solvers.sinkhorn_plan(x, y, 1.0).plan) + solvers.ground_cost(x, y) / 0.5
+    return float(abs(sums[0, 0] + sums[1, 1] - sums[0, 1] - sums[1, 0]))
+
+
 @claim(
     "solvers.sliced-plan-is-sparser-than-sinkhorn",
     kind="measurement",
