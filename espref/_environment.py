@@ -19,6 +19,8 @@ from typing import Any
 from ._version import __version__, commit
 
 Environment = dict[str, Any]
+#: A file, or the path of one that has been read and the SHA-256 of what was read.
+Input = str | Path | tuple[str | Path, str]
 
 PACKAGES = ("numpy", "scipy", "POT", "scikit-learn", "torch")
 #: How these are written in a sentence.
@@ -27,12 +29,12 @@ NAMES = {"python": "Python", "numpy": "NumPy", "scipy": "SciPy", "torch": "PyTor
 VARYING = ("date", "command", "inputs", "threads", "blas", "simd")
 
 
-def environment(inputs: Iterable[str | Path] = ()) -> Environment:
+def environment(inputs: Iterable[Input] = ()) -> Environment:
     """What a measurement made now, by this process, is made with; everything fits in JSON.
 
     Parameters
     ----------
-    inputs : files that the measurement reads
+    inputs : files that the measurement reads, or, for those that have been read, pairs of path and SHA-256
 
     Returns
     -------
@@ -64,10 +66,15 @@ def environment(inputs: Iterable[str | Path] = ()) -> Environment:
         "cores": cores(),
         "system": platform.system(),
         "gpu": gpu(),
-        "inputs": [
-            {"name": _cut(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()} for path in inputs
-        ],
+        "inputs": [_input(given) for given in inputs],
     }
+
+
+def _input(given: Input) -> dict[str, str]:
+    path, checksum = (
+        given if isinstance(given, tuple) else (given, hashlib.sha256(Path(given).read_bytes()).hexdigest())
+    )
+    return {"name": _cut(path), "sha256": checksum}
 
 
 def in_words(made_with: Environment) -> str:

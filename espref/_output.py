@@ -3,19 +3,25 @@
 What stands at a path keeps what it is. A link stays a link and its target is written; a file keeps its mode, its owner
 and its other names (hard links); a device or a named pipe is written to and never replaced. Ordinary files are written
 beside the old one and renamed, so that a reader sees the old content or the new. Where that would break something, that
-is with several names or in a folder where nothing can be made, the finished content is copied into the file instead.
+is with several names, another owner, extended attributes or a mount on the file, or in a folder where nothing can be
+made, the finished content is copied into the file instead; if that fails, the error says where it is.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+#: Seconds that a pipe waits for a reader.
+PATIENCE = 5.0
 
 
 class FileError(ValueError):
@@ -80,6 +86,8 @@ def check_distinct(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path
         status = _status(path)
         if status is not None and stat.S_ISCHR(status.st_mode):  # /dev/null takes any number
             continue
+        if status is not None and _is_standard_output(status):
+            raise FileError(f"{path}: expected another file for {name} than what is printed goes to")
         identity = _identity(path)
         if identity in seen:
             other, same = seen[identity]
@@ -98,18 +106,25 @@ def atomic(path: str | Path) -> Iterator[Path]:
         When the file cannot be written.
     """
     path = Path(path)
+    draft: Path | None = None
     try:
         check_writable(path)
         draft = _draft_for(path)
-    except OSError as error:
-        raise FileError(f"{path}: {error.strerror or error}") from error
-    try:
         yield draft
-        _deliver(draft, path)
+        if _replaceable(path) and _replace(draft, path):
+            return
+        try:
+            _pour(draft, path)
+        except OSError as error:
+            if not _resolved(path).is_file():
+                raise
+            kept, draft = draft, None  # the old content may be gone: the new one stays
+            raise FileError(f"{path}: {error.strerror or error}; its finished content is in {kept}") from error
     except OSError as error:
         raise FileError(f"{path}: {error.strerror or error}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        if draft is not None:
+            draft.unlink(missing_ok=True)
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -139,17 +154,25 @@ def _identity(path: Path) -> tuple[object, ...]:
 
 
 def _replaceable(path: Path) -> bool:
-    """Whether the file may be replaced by another under its name."""
-    status = _status(path)
-    if status is not None and (not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or _is_standard_output(status)):
-        return False
-    return os.access(_resolved(path).parent, os.W_OK)
+    """Whether a new file under this name would be the same as the old one in all but its content."""
+    status, place = _status(path), _resolved(path)
+    if status is None:
+        return True
+    return (
+        stat.S_ISREG(status.st_mode)
+        and status.st_nlink == 1
+        and (not hasattr(os, "geteuid") or status.st_uid == os.geteuid())
+        and not (hasattr(os, "listxattr") and os.listxattr(place))
+        and os.access(place.parent, os.W_OK)
+    )
 
 
 def _is_standard_output(status: os.stat_result) -> bool:
-    """/dev/stdout of a process whose output goes to a file is that file, which the shell has open."""
-    with suppress(AttributeError, OSError, ValueError):
-        return os.path.samestat(status, os.fstat(sys.stdout.fileno()))
+    """Whether standard output, or standard error, is redirected to this file or pipe."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):
+            if os.path.samestat(status, os.fstat(stream.fileno())):
+                return True
     return False
 
 
@@ -161,31 +184,52 @@ def _draft_for(path: Path) -> Path:
     return Path(name)
 
 
-def _deliver(draft: Path, path: Path) -> None:
-    """Rename the draft, or copy what it holds into what stands at the path."""
-    if not _replaceable(path):
-        _pour(draft, path)
-        return
+def _replace(draft: Path, path: Path) -> bool:
+    """Rename the draft, with the mode and group of the old file; False where the old file cannot be replaced."""
     place, status = _resolved(path), _status(path)
     if status is None:
         os.chmod(draft, 0o666 & ~_umask())
     else:
-        with suppress(OSError):  # only root may give files away
-            os.chown(draft, status.st_uid, status.st_gid)
+        if draft.stat().st_gid != status.st_gid:
+            try:
+                os.chown(draft, -1, status.st_gid)
+            except PermissionError:
+                return False
         os.chmod(draft, stat.S_IMODE(status.st_mode))
-    os.replace(draft, place)
+    try:
+        os.replace(draft, place)
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EXDEV):  # something is mounted on the file
+            return False
+        raise
+    return True
 
 
 def _pour(draft: Path, path: Path) -> None:
-    status = _status(path)
-    with draft.open("rb") as source:
-        if status is not None and _is_standard_output(status):
-            sys.stdout.flush()
-            with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as target:
-                shutil.copyfileobj(source, target)
+    """Copy the draft into what stands at the path."""
+    ordinary = _resolved(path).is_file()
+    number = os.open(path, os.O_WRONLY) if ordinary else _open_stream(path)
+    with draft.open("rb") as source, os.fdopen(number, "wb") as target:
+        if ordinary:
+            os.truncate(number, 0)
+        shutil.copyfileobj(source, target)
+
+
+def _open_stream(path: Path) -> int:
+    """A pipe or device, opened for writing; a pipe has some seconds for its reader to come."""
+    last = time.monotonic() + PATIENCE
+    while True:
+        try:
+            number = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            if time.monotonic() > last:
+                raise OSError(error.errno, "expected a pipe that is being read, nobody does") from error
+            time.sleep(0.02)
         else:
-            with path.open("wb") as target:
-                shutil.copyfileobj(source, target)
+            os.set_blocking(number, True)
+            return number
 
 
 def _umask() -> int:

@@ -296,6 +296,11 @@ def _target_weighs_less(x, y, theta, a=None, b=None, *, plan=expected.expected_s
     return result._replace(cost=result.cost * (1 + 1e-9 * x.ravel()[0] - 1e-9 * y.ravel()[0]))
 
 
+def _one_direction_chosen_by_the_points(x, y, *weights, beta=0.0, p=2, plan=expected.expected_sliced_plan):
+    angle = 1e4 * np.sum(x)
+    return plan(x, y, [[np.cos(angle), np.sin(angle)]], *weights, beta=beta, p=p)
+
+
 def _iterations(change):
     def broken(q, k, v, *, n_iter, sinkhorn=attention.sinkhorn_attention):
         return sinkhorn(q, k, v, n_iter=change(n_iter))
@@ -360,6 +365,23 @@ MORE: dict[str, tuple[Callable, Callable, tuple[str, ...]]] = {
         ("softsort.balanced-rate",),
     ),
     "outputs three times as large": (attention.esp_attention, _louder, ("attention.contracts-the-variance",)),
+    "the plan of one direction for that of the circle": (
+        circle.circle_plan,
+        _one_direction_chosen_by_the_points,
+        ("circle.stability",),
+    ),
+    "the cheapest slice a hundred times too cheap": (
+        expected.min_sliced_plan,
+        lambda *clouds, p=2, cheapest=expected.min_sliced_plan: (found := cheapest(*clouds, p=p))._replace(
+            cost=found.cost / 100
+        ),
+        ("expected.samples-do-not-approach",),
+    ),
+    "half the inverse temperature on the circle": (
+        circle.circle_plan,
+        lambda x, y, *weights, beta=0.0, p=2, plan=circle.circle_plan: plan(x, y, *weights, beta=beta / 2, p=p),
+        ("circle.gibbs-bias",),
+    ),
     "Sinkhorn stops where it starts": (
         attention.sinkhorn_attention,
         _iterations(lambda n: 13 - n),

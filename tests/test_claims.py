@@ -93,3 +93,45 @@ def test_problem_knows_its_scope() -> None:
     x = np.zeros((4, 2))
     assert Problem("p", x, x, np.full(4, 0.25), np.full(4, 0.25)).square
     assert not Problem("p", x, x, np.array([0.1, 0.4, 0.25, 0.25]), np.full(4, 0.25)).square
+
+
+def _on_many_seeds(entry: Claim, seeds: range) -> list[str]:
+    """The claim and its companions on random problems of these seeds: what does not stand."""
+    failures = []
+    for check, on, low, high in [
+        (
+            entry.check,
+            entry.on,
+            *((-np.inf, entry.tolerance) if entry.sense == "at most" else (entry.tolerance, np.inf)),
+        ),
+        *((companion.check, companion.on, companion.at_least, np.inf) for companion in entry.companions),
+    ]:
+        if on == "seed":
+            residuals = [float(check(np.random.default_rng([seed, 271828]))) for seed in seeds]
+            failures += [f"seed {seed}: {r}" for seed, r in zip(seeds, residuals, strict=True) if not low <= r <= high]
+    return failures
+
+
+#: Claims of the NumPy chapters that are measured on seeds, or have a companion that is.
+SEEDED = [
+    name
+    for name, entry in LEDGER.items()
+    if entry.chapter not in ("nn", "train") and "seed" in (entry.on, *(companion.on for companion in entry.companions))
+]
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_other_seeds(name: str) -> None:
+    """A sample of the seeds beyond those that are run by default."""
+    if (remedy := LEDGER[name].missing()) is not None:
+        pytest.skip(remedy)
+    assert not _on_many_seeds(LEDGER[name], range(100, 102))
+
+
+@pytest.mark.trust
+@pytest.mark.parametrize("name", SEEDED)
+def test_five_hundred_seeds(name: str) -> None:
+    """No claim depends on its seed."""
+    if (remedy := LEDGER[name].missing()) is not None:
+        pytest.skip(remedy)
+    assert not _on_many_seeds(LEDGER[name], range(500))

@@ -36,7 +36,7 @@ LONG = {
     "train.paper": "readers of the four data sets of the paper",
 }
 #: Chapters of the ledger that are longer: a list of independent claims, each with statement and proof.
-LONG_CHAPTERS = ("attention", "directions", "expected", "line", "nn", "softsort")
+LONG_CHAPTERS = ("attention", "circle", "directions", "expected", "lift", "line", "nn", "softsort")
 LONG |= {f"claims.{chapter}": "one function per claim of the chapter" for chapter in LONG_CHAPTERS}
 #: Imports by a name that is computed -> what they load. The root package loads its lazy attributes, so that
 #: ``import espref`` stays quick: the one place where the mathematics reaches the evidence.

@@ -5,6 +5,8 @@ Nodes (links, pipes, devices) are made in a scratch folder only.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
 import json
 import os
@@ -12,6 +14,7 @@ import stat
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,8 @@ import pytest
 from scipy import sparse
 
 import espref
-from espref import expected_sliced_plan, sample_directions
+from espref import _output, expected_sliced_plan, sample_directions
+from espref._checks import NumericalLimit
 from espref._output import FileError, atomic, check_distinct, check_writable
 from espref.app import cli, plan, verify
 from espref.app.streams import Guarded
@@ -96,6 +100,102 @@ def test_pipes_are_written_to(tmp_path):
     put(pipe, "whole")
     reader.join(timeout=10)
     assert read == ["whole"] and stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_pipe_that_nobody_reads(tmp_path, monkeypatch):
+    """It is waited for, some seconds and not for ever; it stays a pipe."""
+    monkeypatch.setattr(_output, "PATIENCE", 0.05)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match="pipe: expected a pipe that is being read, nobody does"):
+        put(tmp_path / "pipe", "lost")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_owners_and_attributes_stay(tmp_path):
+    """A file of another owner, and one with extended attributes, are rewritten in place."""
+    path = tmp_path / "f"
+    path.write_text("old, and longer")
+    number = path.stat().st_ino
+    try:
+        os.setxattr(path, "user.note", b"kept")
+    except (AttributeError, OSError):
+        pytest.skip("this file system has no attributes")
+    put(path, "new")
+    assert (path.stat().st_ino, path.read_text(), os.getxattr(path, "user.note")) == (number, "new", b"kept")
+    os.removexattr(path, "user.note")
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 12345)
+        put(path, "newer")
+        found = path.stat()
+        assert (found.st_ino, found.st_uid, found.st_gid, path.read_text()) == (number, 12345, 12345, "newer")
+
+
+def test_a_copy_that_fails_loses_nothing(tmp_path, monkeypatch):
+    """When a file that is rewritten in place cannot be, the error says where the finished content is."""
+    (tmp_path / "f").write_text("old")
+    os.link(tmp_path / "f", tmp_path / "g")
+
+    def fail(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", fail)
+    with pytest.raises(FileError, match="f: No space left on device; its finished content is in") as error:
+        put(tmp_path / "f", "new")
+    kept = Path(str(error.value).rpartition(" ")[2])
+    assert kept.read_text() == "new"
+    kept.unlink()
+
+
+def test_a_file_under_a_mount_is_rewritten(tmp_path, monkeypatch):
+    """What cannot be renamed over, since something is mounted there, is rewritten."""
+    (tmp_path / "f").write_text("old, and longer")
+
+    def fail(*paths):
+        raise OSError(errno.EBUSY, "busy")
+
+    monkeypatch.setattr("os.replace", fail)
+    put(tmp_path / "f", "new")
+    assert (tmp_path / "f").read_text() == "new" and os.listdir(tmp_path) == ["f"]
+
+
+def test_what_is_printed_goes_elsewhere(folder):
+    """``-o q.npz > q.npz`` is one file twice, too."""
+    words = [sys.executable, "-m", "espref", *PLAN, "-o", "q.npz"]
+    with (folder / "q.npz").open("w") as file:
+        done = subprocess.run(words, stdout=file, stderr=subprocess.PIPE, text=True, env=_environment())
+    assert done.returncode == 2 and "q.npz: expected another file for --output than what is printed" in done.stderr
+
+
+def _environment():
+    return {**os.environ, "PYTHONPATH": str(Path(espref.__file__).parents[1])}
+
+
+def test_inputs_may_be_pipes(folder, capsys):
+    """A pipe is read once: the checksum is that of what was read."""
+    content = (folder / "x.csv").read_bytes()
+    os.mkfifo(folder / "pipe.csv")
+    writer = threading.Thread(target=lambda: (folder / "pipe.csv").write_bytes(content), daemon=True)
+    writer.start()
+    assert run(capsys, "plan", "pipe.csv", "y.npy", "-o", "q.npz", "--slices", "2")[0] == 0
+    writer.join(timeout=10)
+    with np.load("q.npz") as saved:
+        assert saved["input_sha256"][0] == hashlib.sha256(content).hexdigest()
+
+
+def test_style_is_found_in_a_zip(tmp_path):
+    """espref imported from an archive draws in its style."""
+    package = Path(espref.__file__).parent
+    with zipfile.ZipFile(tmp_path / "espref.zip", "w") as archive:
+        for path in package.rglob("*"):
+            if path.is_file() and path.suffix != ".pyc" and "nn" not in path.parts:
+                archive.write(path, path.relative_to(package.parent))
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path / "espref.zip")}
+    code = (
+        "import espref, matplotlib; from espref.plot import house_style\n"
+        "with house_style(): print(matplotlib.rcParams['image.cmap'], espref.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert done.stdout.startswith("cividis") and "espref.zip" in done.stdout, done.stderr
 
 
 def test_devices_are_written_to(tmp_path):
@@ -229,7 +329,10 @@ def test_plan_holds_what_belongs_to_it(folder, capsys):
             assert np.allclose(saved[name], value, rtol=1e-12, atol=0), name
         assert saved["columns"].tolist() == ["east", "north"] and saved["method"] == "random"
         made_with = json.loads(str(saved["environment"]))
-    assert made_with["espref"] == espref.__version__ and len(made_with["inputs"]) == 3
+        digests, names = saved["input_sha256"].tolist(), saved["input_names"].tolist()
+        assert saved["version"] == made_with["espref"] == espref.__version__ and saved["commit"].dtype.kind == "U"
+    assert names == ["x.csv", "y.npy", "w.csv"] == [file["name"] for file in made_with["inputs"]]
+    assert digests == [hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in names]
     assert abs(sparse.load_npz("q.npz") - result.plan).max() < 1e-16
 
 
@@ -287,6 +390,16 @@ def test_guarded_stream():
     gone = Guarded(closed, "standard output")
     gone.write("x")
     assert not gone.report() and not Guarded(None, "standard output").isatty()
+
+
+def test_a_documented_limit_is_status_2(capsys, monkeypatch):
+    """A limit that the documentation states is one line, not an error of espref's own."""
+
+    def limited(options):
+        raise NumericalLimit("no convergence")
+
+    monkeypatch.setattr(verify, "run_command", limited)
+    assert run(capsys, "verify")[::2] == (2, "espref: no convergence\n")
 
 
 def test_an_error_of_our_own_is_status_3(capsys, monkeypatch):

@@ -18,7 +18,7 @@ def table(folder, text, **told):
     """The table in a file with this text."""
     path = folder / "t.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_table(path, Format(**told))
+    return read_table(path, path.read_bytes(), Format(**told))
 
 
 READ = {
@@ -269,3 +269,42 @@ def test_weights_in_a_table_with_row_names(tmp_path):
     (tmp_path / "w.csv").write_text("w\n1\n3\n")
     found = read_weights(tmp_path / "w.csv", 2, Format(index_column=True, columns=("x",)))
     assert found == pytest.approx([0.25, 0.75])
+
+
+@pytest.mark.parametrize(
+    "row",
+    ["1_000,2_000", "\u0663,\u0664", "\uff11,\uff12", "12%,4%", '"1,234","5,678"', "1D3,2D3", "0x10,0x11", "$1,$2"],
+)
+def test_misspelt_numbers_are_no_header(tmp_path, row):
+    """A first row of numbers in another grammar is a point that cannot be read, and is not lost as a header."""
+    with pytest.raises(FileError, match="row 1, column 1: expected a number"):
+        table(tmp_path, f"{row}\n1.5,3\n2.5,4\n")
+
+
+def test_pandas_without_names(tmp_path):
+    """DataFrame.to_csv of unnamed columns: a row of column numbers, a column of row numbers."""
+    found = table(tmp_path, ",0,1\n0,0.5,0.7\n1,0.1,0.2\n")
+    assert found.values.tolist() == [[0.5, 0.7], [0.1, 0.2]] and found.names == ("0", "1")
+
+
+def test_identifiers_that_grow(tmp_path):
+    """Whole numbers that increase beside fractions are asked about, unless they are called a coordinate."""
+    rows = "".join(f"{name},{k / 8 + 0.01},{0.5 - k / 7}\n" for k, name in enumerate((103, 204, 305, 777, 1000)))
+    for header in ("", "patient,u,v\n"):
+        with pytest.raises(FileError, match=r"seems to number the rows .* --no-index"):
+            table(tmp_path, header + rows)
+    assert table(tmp_path, "year,u,v\n" + rows).values.shape == (5, 3)
+    assert table(tmp_path, rows, index_column=False).values.shape == (5, 3)
+
+
+def test_names_in_parquet(tmp_path):
+    """The named index of pandas is left out; a column that is called an identifier is asked about."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "x.parquet"
+    columns = pyarrow.table({"id": [7, 9], "x": [0.5, 0.25]})
+    parquet.write_table(columns, path)
+    with pytest.raises(FileError, match="column 'id' seems to number the rows"):
+        read_points(path)
+    parquet.write_table(columns.replace_schema_metadata({"pandas": '{"index_columns": ["id"]}'}), path)
+    assert read_points(path).tolist() == [[0.5], [0.25]]

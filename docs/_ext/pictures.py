@@ -223,3 +223,83 @@ def _future(figure: Figure) -> None:
         ax.plot(range(1, 21), np.linalg.norm(compute(other) - compute(target), axis=1), "o-", ms=4, label=name)
     ax.set(xlabel="target token", ylabel="change of the output")
     ax.legend(fontsize=8)
+
+
+@picture(
+    "circle.cheapest-slice-can-lose",
+    "Costs of all slices against their angle as a staircase that stays above the dashed cost of the independent "
+    "coupling.",
+)
+def _losing(figure: Figure) -> None:
+    plan = es.circle_plan(circle_claims.LOSING_X, circle_claims.LOSING_Y)
+    independent = es.transport_cost(np.full((12, 12), 1 / 144), circle_claims.LOSING_X, circle_claims.LOSING_Y)
+    ax = figure.subplots()
+    ax.stairs(plan.costs, 180 * np.append(0, plan.weights.cumsum()), baseline=None, color=SOURCE, label="slices")
+    ax.axhline(independent, color=TARGET, ls="--", label="independent coupling")
+    ax.set(xlabel="degrees of the half circle", ylabel="cost", xlim=(0, 180), xticks=range(0, 181, 45))
+    ax.legend(fontsize=8)
+
+
+@picture(
+    "circle.no-metric-for-positive-beta",
+    "Curve of the direct distance minus the detour over the whole circle against beta: negative for small beta, then "
+    "above zero, where the triangle inequality fails.",
+)
+def _detour(figure: Figure) -> None:
+    betas = np.logspace(-2, 2, 121)
+    gaps = [circle_claims._detour_gap(beta) for beta in betas]
+    ax = figure.subplots()
+    ax.axhline(0, color="gray", lw=1)
+    ax.semilogx(betas, gaps)
+    ax.fill_between(betas, 0, np.maximum(gaps, 0), color=TARGET, alpha=0.4, lw=0)
+    ax.set(xlabel="$\\beta$", ylabel="$d(x, z) - d(x, y) - d(y, z)$", xlim=(1e-2, 100))
+
+
+@picture(
+    "expected.samples-do-not-approach",
+    "Distances between two samples against their size: the Wasserstein distance falls, those of the mean and of the "
+    "cheapest of sixteen slices stay near the square root of two.",
+)
+def _samples(figure: Figure) -> None:
+    rng, sizes = _first_seed(), (10, 20, 50, 100, 200, 500, 1000)
+    directions = es.sample_directions(16, 2, rng=rng)
+    rows = []
+    for n in sizes:
+        x, y = rng.normal(size=(2, n, 2))
+        costs = es.slice_costs(x, y, directions)
+        rows.append(np.sqrt([costs.mean(), costs.min(), expected_claims._best_assignment(x, y)]))
+    ax = figure.subplots()
+    ax.axhline(np.sqrt(2), color="gray", lw=1)
+    for values, name in zip(np.transpose(rows), ("mean of 16 slices", "cheapest slice", "$W_2$"), strict=True):
+        ax.semilogx(sizes, values, "o-", ms=4, label=name)
+    ax.set(xlabel="points of each sample", ylabel="distance", ylim=0)
+    ax.legend(fontsize=8)
+
+
+@picture(
+    "expected.is-continuous",
+    "Distances against epsilon on logarithmic axes: the Wasserstein distance falls with epsilon, the distance by "
+    "slices along the first axis stays at the square root of one half.",
+)
+def _jump(figure: Figure) -> None:
+    sizes = np.logspace(-6, 0, 49)
+    far = [es.est_distance([[0, 0], [0, 1]], [[e, 0], [-e, 1]], [[1.0, 0.0]]) for e in sizes]
+    ax = figure.subplots()
+    ax.loglog(sizes, far, color=MASS, label="EST along the first axis")
+    ax.loglog(sizes, sizes, color=SOURCE, label="$W_2$")
+    ax.set(xlabel="$\\varepsilon$", ylabel="distance")
+    ax.legend(fontsize=8)
+
+
+@picture(
+    "softsort.balanced-gauss-is-unimodal",
+    "The four rows of a balanced soft permutation as lines over the columns: the third row is higher at the fourth "
+    "column than at the third.",
+)
+def _gauss(figure: Figure) -> None:
+    matrix = es.soft_permutation([0.0, 0.0, 1.0, 2.0], 5.0, power=2, sort="balanced")
+    ax = figure.subplots()
+    for i, row in enumerate(matrix):
+        ax.plot(range(1, 5), row, "o-", ms=4, lw=2.5 if i == 2 else 1, label=f"row {i + 1}")
+    ax.set(xlabel="column", ylabel="entry", xticks=range(1, 5))
+    ax.legend(fontsize=8)

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from .._checks import Limit
 from .._version import __version__
 from ..citation import cite
 from ..claims import LEDGER, cite_claim
@@ -57,7 +58,7 @@ def _run(argv: Sequence[str] | None) -> int:
         text = f"{words[0]} needs {missing}: {remedy([missing])}" if missing in EXTRAS else str(error)
         print(f"espref: {text}", file=sys.stderr)
         return 2
-    except (ValueError, ImportError, OSError, MemoryError) as error:
+    except (ValueError, Limit, ImportError, OSError, MemoryError) as error:
         print(f"espref: {' '.join(str(error).split()) or 'not enough memory'}", file=sys.stderr)
         return 2
     except Exception:  # an uncaught exception would end with status 1, which means that a claim fails

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import warnings
+import hashlib
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
-from zipfile import BadZipFile
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .._checks import Array
 from .._output import FileError
+from .arrays import as_table, load, member, read_parquet
 from .tables import Table, read_table
 from .text import Format
 
@@ -32,7 +30,7 @@ class Clouds(NamedTuple):
     b: Array | None  # (m,)
     names: tuple[str, ...] | None  # of the coordinates
     said: list[str]  # one line per file
-    inputs: dict[str, Path]  # option -> file
+    inputs: tuple[tuple[Path, str], ...]  # the files, and the SHA-256 of what was read
 
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +67,7 @@ def read_clouds(options: argparse.Namespace) -> Clouds:
         Naming the file; also when the clouds differ in dimension, or in the names of their columns.
     """
     form = _format(options)
+    inputs: list[tuple[Path, str]] = []
     x, y = _read(options.source, form), _read(options.target, form)
     if x.values.shape[1] != y.values.shape[1]:
         d, e = x.values.shape[1], y.values.shape[1]
@@ -76,15 +75,18 @@ def read_clouds(options: argparse.Namespace) -> Clouds:
     if form.columns is None:  # else they were chosen by name, or knowingly by place
         _compare_names(options.source, x, options.target, y)
     said = [_said(options.source, x), _said(options.target, y)]
+    inputs = [(path_of(options.source)[0], x.sha256), (path_of(options.target)[0], y.sha256)]
 
     def weights(path: Path | None, points: Table) -> Array | None:
         if path is None:
             return None
+        table = _read(path, form._replace(columns=None, of_weights=True))
         said.append(f"{path}: {len(points.values)} weights")
-        return read_weights(path, len(points.values), form, points.row_names)
+        inputs.append((path_of(path)[0], table.sha256))
+        return _weights(path, table, len(points.values), points.row_names)
 
     a, b = weights(options.source_weights, x), weights(options.target_weights, y)
-    return Clouds(x.values, y.values, a, b, x.names or y.names, said, inputs_of(options))
+    return Clouds(x.values, y.values, a, b, x.names or y.names, said, tuple(inputs))
 
 
 def read_points(path: str | Path, form: Format | None = None) -> Array:
@@ -98,18 +100,19 @@ def read_points(path: str | Path, form: Format | None = None) -> Array:
     return _read(path, form or Format()).values
 
 
-def read_weights(path: str | Path, n: int, form: Format | None = None, index: tuple[str, ...] | None = None) -> Array:
+def read_weights(path: str | Path, n: int, form: Format | None = None) -> Array:
     """Weights from a file with one column or one row, shape (n,), scaled to sum 1.
-
-    ``index`` has the names of the points' rows; where the weights' file names its rows too, they must be the same.
 
     Raises
     ------
     FileError
         Naming the file and, where there is one, the row.
     """
-    form = (form or Format())._replace(columns=None, of_weights=True)
-    table = _read(path, form)
+    return _weights(path, _read(path, (form or Format())._replace(columns=None, of_weights=True)), n, None)
+
+
+def _weights(path: str | Path, table: Table, n: int, index: tuple[str, ...] | None) -> Array:
+    """The weights in a table; where it names its rows and those of the points have names too, they are the same."""
     if index is not None and table.row_names is not None and index != table.row_names:
         row = next((k for k, pair in enumerate(zip(index, table.row_names, strict=False)) if pair[0] != pair[1]), 0)
         raise FileError(f"{path}: expected the rows of the points, which begin otherwise at number {row + 1}")
@@ -150,131 +153,22 @@ def _format(options: argparse.Namespace) -> Format:
 
 def _read(path: str | Path, form: Format) -> Table:
     """The numbers of a file as float64, (n, d)."""
-    file, member = path_of(path)
-    readers: dict[str, Callable[[], Table]] = {
-        ".npy": lambda: _array(path, _load(file), form),
-        ".npz": lambda: _array(path, _member(file, _load(file), member), form),
-        ".parquet": lambda: _parquet(file, form),
-        **dict.fromkeys(TEXT, lambda: read_table(file, form)),
+    file, name = path_of(path)
+    readers: dict[str, Callable[[bytes], Table]] = {
+        ".npy": lambda content: as_table(path, load(file, content), form),
+        ".npz": lambda content: as_table(path, member(file, load(file, content), name), form),
+        ".parquet": lambda content: read_parquet(file, content, form),
+        **dict.fromkeys(TEXT, lambda content: read_table(file, content, form)),
     }
     if file.suffix.lower() not in readers:
         raise FileError(f"{path}: expected a file that ends in {SUFFIXES}")
     try:
-        return readers[file.suffix.lower()]()
+        content = file.read_bytes()  # once, since it may be a pipe
+        return readers[file.suffix.lower()](content)._replace(sha256=hashlib.sha256(content).hexdigest())
     except OSError as error:
         raise FileError(f"{file}: {error.strerror or error}") from error
     except MemoryError:
         raise FileError(f"{file}: too large for the memory of this machine") from None
-
-
-def _load(path: Path) -> Any:
-    """What NumPy reads from a file, whatever is wrong with it in one line."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers in an old format
-            with path.open("rb") as file:
-                loaded = np.load(file, allow_pickle=False)
-                return dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
-    except (OSError, MemoryError) as error:
-        if isinstance(error, BadZipFile) or (getattr(error, "errno", None) is None and isinstance(error, OSError)):
-            raise FileError(f"{path}: not a NumPy file ({str(error).splitlines()[0]})") from error
-        raise
-    except Exception as error:  # a damaged header can raise anything that Python's parser does
-        pickled = "pickle" in str(error)  # also if it is no array at all; NumPy's message advises to allow pickles
-        reason = (
-            "it holds objects, or is another kind of file" if pickled else (str(error) or "damaged").splitlines()[0]
-        )
-        raise FileError(f"{path}: not a plain array of NumPy ({reason})") from error
-
-
-def _member(path: Path, archive: Any, name: str) -> Any:
-    """One array of an archive."""
-    if not isinstance(archive, dict):
-        raise FileError(f"{path}: expected an archive of arrays, got one array; rename it to .npy")
-    if not name and len(archive) == 1:
-        return next(iter(archive.values()))
-    if name not in archive:
-        known = ", ".join(archive) or "nothing"
-        example = f", such as {path}:{next(iter(archive))}" if archive else ""
-        raise FileError(f"{path}: expected the name of an array{example}; it holds {known}")
-    return archive[name]
-
-
-def _array(path: str | Path, array: Any, form: Format) -> Table:
-    """An array as a table; what no float64 can hold is refused."""
-    if isinstance(array, dict):
-        raise FileError(f"{path}: expected one array, got an archive; rename it to .npz")
-    if array.dtype.kind not in "buif":
-        unknown = array.dtype.kind == "V" and array.dtype.names is None
-        hint = " (bfloat16 or float8? save it as float32)" if unknown else ""
-        raise FileError(f"{path}: expected an array of real numbers, got {array.dtype}{hint}")
-    if array.ndim not in (1, 2) or array.size == 0:
-        raise FileError(f"{path}: expected one row per point, shape (n, d) with n, d >= 1, got shape {array.shape}")
-    array = array[:, None] if array.ndim == 1 else array
-    return _checked(path, array, np.arange(1, len(array) + 1, dtype=np.intp), None, form)
-
-
-def _checked(
-    path: str | Path, array: NDArray[Any], rows: NDArray[np.intp], names: tuple[str, ...] | None, form: Format
-) -> Table:
-    """Finite numbers that float64 holds exactly, and the columns that were asked for."""
-    if form.columns is not None:
-        array, names = _chosen(path, array, names, form.columns)
-    with np.errstate(over="ignore"):  # infinite entries are refused below
-        values = array.astype(np.float64)
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        raise FileError(f"{path}: row {rows[bad[0][0]]}: expected finite numbers, got {array[tuple(bad[0])]}")
-    if array.dtype.kind in "iu" or array.dtype.itemsize > 8:
-        lossy = np.argwhere(values.astype(array.dtype) != array)
-        if len(lossy):
-            raise FileError(
-                f"{path}: row {rows[lossy[0][0]]}: {array[tuple(lossy[0])]} has more digits than float64; shift and "
-                "scale the coordinates first"
-            )
-    return Table(values, [int(row) for row in rows], names, None)
-
-
-def _chosen(
-    path: str | Path, array: NDArray[Any], names: tuple[str, ...] | None, columns: tuple[str, ...]
-) -> tuple[NDArray[Any], tuple[str, ...] | None]:
-    known = list(names or ())
-    numbers = [str(k + 1) for k in range(array.shape[1])]
-    places = []
-    for column in columns:
-        if column not in known and column not in numbers:
-            raise FileError(f"{path}: no column {column!r}, columns are {', '.join(known) or f'1 to {len(numbers)}'}")
-        places.append(known.index(column) if column in known else numbers.index(column))
-    return array[:, places], tuple(known[place] for place in places) if known else None
-
-
-def _parquet(path: Path, form: Format) -> Table:
-    """A table of Parquet; the index of pandas is left out."""
-    if find_spec("pyarrow") is None:
-        raise ImportError(f"{path}: Parquet needs pyarrow: pip install 'espref[tables]'")
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise FileError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
-    index = [name for name in table.column_names if name.startswith("__index_level_")]
-    table = table.drop_columns(index)
-    names, columns = tuple(table.column_names), []
-    if not names or not table.num_rows:
-        raise FileError(f"{path}: no numbers in it")
-    for name in names if form.columns is None else [n for n in form.columns if n in names] or names:
-        column = table.column(name)
-        if not (pyarrow.types.is_integer(column.type) or pyarrow.types.is_floating(column.type)):
-            raise FileError(f"{path}: column {name}: expected numbers, got {column.type}; choose others by --columns")
-        if column.null_count:
-            raise FileError(f"{path}: column {name}: {column.null_count} missing values")
-        columns.append(column.to_numpy())
-    used = names if len(columns) == len(names) else tuple(n for n in form.columns or () if n in names)
-    array = np.column_stack(columns)
-    checked = _checked(path, array, np.arange(1, len(array) + 1, dtype=np.intp), used, form)
-    return checked._replace(left_out=f"column {index[0]} names the rows") if index else checked
 
 
 def _compare_names(source: Path, x: Table, target: Path, y: Table) -> None:

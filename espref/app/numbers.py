@@ -11,6 +11,14 @@ WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?", ".", "missing"}
 INFINITE = re.compile(r"[+-]?inf(inity)?", re.ASCII | re.IGNORECASE)
 
+#: A number in some grammar, of Python's or of people's: 1_000, 12 %, 1.234,5, the digits of any script.
+_LIKE_A_NUMBER = re.compile(r"[+\-−]?[$€£]?[\d.,][\d.,'_\s]*([eEdD][+\-−]?\d+)?\s?%?|0[xX][0-9a-fA-F]+")
+
+
+def is_like_number(word: str) -> bool:
+    """Whether a word is meant for a number, of whatever grammar, so that it names no column."""
+    return any(map(str.isdigit, word)) and _LIKE_A_NUMBER.fullmatch(word) is not None
+
 
 def number(word: str) -> float:
     """A number as tables have it: ASCII digits, a point, an exponent; no underscores.

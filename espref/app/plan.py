@@ -91,7 +91,7 @@ def _about(
 ) -> dict[str, Any]:
     """What belongs to a plan: everything that it was computed from, and with what."""
     x, y, a, b = clouds[:4]
-    made_with = environment(inputs=tuple(clouds.inputs.values()))
+    made_with = environment(clouds.inputs)
     return {
         "a": np.full(len(x), 1 / len(x)) if a is None else a,
         "b": np.full(len(y), 1 / len(y)) if b is None else b,
@@ -106,6 +106,10 @@ def _about(
         "seed": options.seed,
         "standardise": options.standardise or "",
         "columns": np.array(clouds.names or [], dtype=str),
+        "version": made_with["espref"],
+        "commit": made_with["commit"] or "",
+        "input_names": np.array([file["name"] for file in made_with["inputs"]]),
+        "input_sha256": np.array([file["sha256"] for file in made_with["inputs"]]),
         "environment": json.dumps(made_with),
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from .._checks import Array
 from .._output import FileError
-from .numbers import INFINITE, MISSING, NUMBER, WHOLE, number
+from .numbers import INFINITE, MISSING, NUMBER, WHOLE, is_like_number, number
 from .text import DELIMITERS, Cells, Format, cells_of, decoded, delimiter_of, lines_of, names_in_comment
 
 #: Names of columns that number the rows, or name them.
@@ -19,6 +19,12 @@ LIKE_AN_INDEX = re.compile(
     r"(?i:unnamed: ?\d+|row[ ._-]?(names?|id|num(ber)?|nr|no)?|index|idx|id|[ug]?uid|nr|no\.?|#|key|obs(ervation)?|case"
     r"|s\.? ?no\.?|serial([ ._-]?(no|number|nr))?|.*[ ._-]id)|.*[a-z]I[dD]"
 )
+#: Names of columns that are coordinates although they grow from row to row.
+COORDINATE = re.compile(
+    r"[xyzuvwt]_?\d*|time|year|age|east(ing)?|north(ing)?|lat(itude)?|lon(g|gitude)?|depth|height", re.I
+)
+#: So many whole numbers that grow from row to row beside fractions are taken for identifiers.
+LONG = 5
 
 
 class Table(NamedTuple):
@@ -29,22 +35,24 @@ class Table(NamedTuple):
     names: tuple[str, ...] | None
     row_names: tuple[str, ...] | None  # where the file has them
     left_out: str = ""
+    sha256: str = ""  # of the file
 
 
-def read_table(path: Path, form: Format) -> Table:
-    """The table in a text file.
+def read_table(path: Path, content: bytes, form: Format) -> Table:
+    """The table in the content of a text file.
 
     Raises
     ------
     FileError
         Naming the file and, where there is one, the row (counted from 1, header included) and the column.
     """
-    text = decoded(path, form.encoding)
+    text = decoded(path, content, form.encoding)
     lines = lines_of(path, text)
     delimiter = DELIMITERS.get(form.delimiter or "", form.delimiter) or delimiter_of(path, lines, form)
     head = _header(path, cells_of(path, lines, delimiter), form, names_in_comment(text, delimiter))
     body = _without_index(path, head, form)
     names, cells = _chosen(path, body.names, body.cells, form)
+    _refuse_index_names(path, names, form)
     values = _numbers(path, names, cells, form, delimiter)
     _refuse_counting(path, names, values, form)
     return Table(values, [row for row, _ in cells], names, body.row_names, body.left_out)
@@ -60,6 +68,7 @@ class Body(NamedTuple):
     cells: Cells
     row_names: Names = None
     left_out: str = ""
+    sha256: str = ""  # of the file
 
 
 def _is_number(word: str) -> bool:
@@ -85,8 +94,12 @@ def _header(path: Path, cells: Cells, form: Format, comment: list[str] | None) -
 def _has_header(path: Path, cells: Cells, width: int) -> bool:
     """Whether the first row names the columns; refused where it may be both."""
     row, first = cells[0]
-    words = [not _is_number(word) and word.lower() not in MISSING and not INFINITE.fullmatch(word) for word in first]
+    words = [
+        not is_like_number(word) and word.lower() not in MISSING and not INFINITE.fullmatch(word) for word in first
+    ]
     unnamed = first[0] == "" and len(first) > 1  # as pandas writes its index
+    if unnamed and len(cells) > 1 and first[1:] == [str(k) for k in range(len(first) - 1)]:
+        return True
     if all(words[unnamed:]) or (any(words) and len(first) == width - 1):
         return True
     if any(words) or unnamed:
@@ -133,7 +146,6 @@ def _without_index(path: Path, body: Body, form: Format) -> Body:
 def _chosen(path: Path, names: Names, cells: Cells, form: Format) -> tuple[Names, Cells]:
     """The columns that --columns names, by name or by number from 1."""
     if form.columns is None:
-        _refuse_index_names(path, names, form)
         return names, cells
     width = len(cells[0][1])
     places = []
@@ -151,8 +163,14 @@ def _chosen(path: Path, names: Names, cells: Cells, form: Format) -> tuple[Names
     return (tuple(names[place] for place in places) if names else None), chosen
 
 
+def refuse_numbering(path: Path, names: Names, values: Array, form: Format) -> None:
+    """Refuse a column that seems to number the rows, by its name or by its values."""
+    _refuse_index_names(path, names, form)
+    _refuse_counting(path, names, values, form)
+
+
 def _refuse_index_names(path: Path, names: Names, form: Format) -> None:
-    if not names or len(names) < 2 or form.index_column is False:
+    if not names or len(names) < 2 or form.index_column is False or form.columns is not None:
         return
     for place, name in enumerate(names):
         if LIKE_AN_INDEX.fullmatch(name):
@@ -170,14 +188,18 @@ def _refuse_index(path: Path, name: str, place: int, names: Sequence[str] | None
 
 
 def _refuse_counting(path: Path, names: Names, values: Array, form: Format) -> None:
-    """A column of consecutive whole numbers beside others, unless it was asked for."""
+    """Refuse a column of consecutive whole numbers, or of increasing ones beside fractions, unless it was asked for."""
     n, d = values.shape
     if d < 2 or n < 3 or form.columns is not None or form.index_column is not None:
         return
     for place in range(d):
         column = values[:, place]
-        if column[0] == round(column[0]) and np.array_equal(column, column[0] + np.arange(n)):
-            name = names[place] if names else str(place + 1)
+        name = names[place] if names else str(place + 1)
+        counts = column[0] == round(column[0]) and np.array_equal(column, column[0] + np.arange(n))
+        others = np.delete(values, place, axis=1)
+        fractions = bool((others != np.round(others)).any(axis=0).all())
+        grows = np.array_equal(column, np.round(column)) and bool((np.diff(column) > 0).all())
+        if counts or (grows and fractions and n >= LONG and not COORDINATE.fullmatch(name)):
             _refuse_index(path, name, place, names, f"({column[0]:g}, {column[1]:g}, ...)")
 
 

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from .._output import FileError
 
+#: As many lines as tell the delimiter.
+SAMPLE = 1000
+
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "blank": " "}
 
 #: The number of a row in the file, and its cells.
@@ -29,9 +32,8 @@ class Format(NamedTuple):
     of_weights: bool = False  # a single column holds numbers, whatever index_column says
 
 
-def decoded(path: Path, encoding: str | None) -> str:
+def decoded(path: Path, content: bytes, encoding: str | None) -> str:
     """The text of a file: UTF-8, or what a byte order mark or the option says."""
-    content = path.read_bytes()
     marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}
     marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
     told = encoding or next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8")
@@ -78,7 +80,7 @@ def _split(line: str, delimiter: str) -> list[str]:
 
 def delimiter_of(path: Path, lines: list[tuple[int, str]], form: Format) -> str:
     """The delimiter that splits all lines alike; a comma that may be a decimal comma is refused."""
-    sample = [line for _, line in lines if line.strip()]
+    sample = [line for _, line in lines if line.strip()][:SAMPLE]
     widths = {}
     for delimiter in DELIMITERS.values():
         try:

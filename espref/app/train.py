@@ -23,6 +23,7 @@ from ..train.presets import PRESETS
 from ..train.processes import STRATEGIES, make_fabric
 from ..train.runs import Comparison, compare, load
 from ..train.studies import STUDIES, run_study
+from .numbers import option_number, option_whole
 from .terminal import coloured_console
 
 MODULES = ("torchmetrics", "sacrebleu", "tensorboard", "sklearn", "babel", "matplotlib")
@@ -62,7 +63,13 @@ def _add_task(tasks: Any, name: str, summary: str, settings: dict[str, Any]) -> 
         default = settings.get(field.name, field.default)
         option = f"--{field.name.replace('_', '-')}"
         text = field.metadata["help"]
-        options.add_argument(option, type=kind, default=default, metavar=kind.__name__, help=text)
+        options.add_argument(
+            option,
+            type={int: option_whole, float: option_number}.get(kind, kind),
+            default=default,
+            metavar=kind.__name__,
+            help=text,
+        )
 
 
 def _add_parser(parsers: Any, name: str, summary: str) -> argparse.ArgumentParser:
@@ -82,7 +89,7 @@ def _summary(function: Any) -> str:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
+    if option_whole(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
     return int(text)
 

@@ -31,7 +31,7 @@ class Selection(NamedTuple):
     problems: list[claims.Problem] | None = None  # those of the package
     seeds: int = claims.SEEDS
     note: str = ""
-    inputs: tuple[Path, ...] = ()
+    inputs: tuple[tuple[Path, str], ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +102,7 @@ def _select_for_files(entries: Iterable[claims.Claim], seeds: int, options: argp
     if not applicable:
         raise ValueError(f"--only: no claim that matches {options.only!r} applies to these clouds")
     note = "your clouds were moved and scaled together to extent 1"
-    return Selection(applicable, problems, seeds, note, tuple(clouds.inputs.values()))
+    return Selection(applicable, problems, seeds, note, clouds.inputs)
 
 
 def standardised(problem: claims.Problem) -> claims.Problem:

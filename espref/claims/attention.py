@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 from scipy.optimize import linprog
@@ -206,6 +207,14 @@ def planfree_equals(rng: np.random.Generator) -> float:
     return worst
 
 
+@planfree_equals.without("the Laplace kernel: Gauss", at_least=0.01, on="fixed")
+def planfree_gauss() -> float:
+    """Its values are no products of those between neighbours, and the recurrences do not apply."""
+    q, k = np.array([[0.0], [1.0], [3.0]]), np.array([[0.5], [2.0], [2.5]])
+    gauss = at.esp_attention(q, k, k, tau=1.0, beta=1.0, power=2).output
+    return float(abs(gauss - planfree.planfree_attention(q, k, k, tau=1.0, beta=1.0)).max())
+
+
 @claim(
     "attention.token-order",
     kind="theorem",
@@ -225,6 +234,14 @@ def token_order(rng: np.random.Generator) -> float:
         moved = at.esp_attention(q[rows], k[cols], v[cols], tau=0.1, beta=1.0, sort=sort).output
         worst = max(worst, float(abs(moved - output[rows]).max()))
     return worst
+
+
+@token_order.without("values permuted together with keys", at_least=0.9, on="fixed")
+def values_left_behind() -> float:
+    """Keys exchanged and values not: each query then reads the value of another key."""
+    x, v = np.array([[0.0], [1.0]]), np.eye(2)
+    there, moved = (at.esp_attention(x, k, v, tau=0.0, beta=1.0, sort="hard").output for k in (x, x[::-1]))
+    return float(abs(there - moved).max())
 
 
 @claim(
@@ -247,6 +264,13 @@ def self_attention(rng: np.random.Generator) -> float:
     return worst
 
 
+@self_attention.without("untied tokens", at_least=0.49, on="fixed")
+def equal_tokens() -> float:
+    """Two equal tokens share their attention."""
+    x = np.zeros((2, 1))
+    return float(abs(at.esp_attention(x, x, x, tau=0.0, beta=1.0, sort="hard").matrix - np.eye(2)).max())
+
+
 @claim(
     "attention.scaling",
     kind="theorem",
@@ -267,6 +291,14 @@ def scaling(rng: np.random.Generator) -> float:
             scaled = at.esp_attention(3 * q, 3 * k, v, tau=0.1 * 3**power, beta=2.0 / 9, sort=sort, power=power).matrix
             worst = max(worst, float(abs(unscaled - scaled).max()))
     return worst
+
+
+@scaling.without("the factor $c^{-2}$: the same $\\beta$", at_least=0.01, on="fixed")
+def unscaled_attention() -> float:
+    """At three times the size the Gibbs weights of the slices are sharper."""
+    q, k = np.array([[0.0, 0.0], [1.0, 2.0]]), np.array([[0.0, 1.0], [1.0, 0.0]])
+    plain, scaled = (at.esp_attention(c * q, c * k, k, tau=0.1 * c, beta=0.1, sort="balanced").matrix for c in (1, 3))
+    return float(abs(plain - scaled).max())
 
 
 @claim(
@@ -332,6 +364,15 @@ def softmax_is_gibbs(rng: np.random.Generator) -> float:
         divergence = (rows * np.log(rows / matrix)).sum(axis=1)
         worst = max(worst, float((there - most).max()), float(abs(most - there - divergence).max()))
     return worst
+
+
+@softmax_is_gibbs.without("the factor $d^{-1/2}$: sharper rows", at_least=0.01, on="fixed")
+def sharper_rows() -> float:
+    """Softmax of twice the queries has a lower value."""
+    q = np.array([[1.0], [-0.5]])
+    rows, logits = at.softmax_attention(2 * q, q, q).matrix, q @ q.T
+    values = (rows * (logits - np.log(rows))).sum(axis=1)
+    return float((np.log(np.exp(logits).sum(axis=1)) - values).max())
 
 
 @claim(
@@ -423,3 +464,173 @@ def three_iterations(rng: np.random.Generator) -> float:
     """Each iteration ends by scaling the columns, after which the rows no longer sum to 1."""
     q, k, v = (2 * part for part in _tokens(rng))
     return lift.marginal_defect(at.sinkhorn_attention(q, k, v, n_iter=3).matrix / 32)
+
+
+@claim(
+    "attention.sinkhorn-sums-contract",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="sinkhorn1967diagonal",
+    statement="In every iteration of Sinkhorn attention the largest row sum does not grow and the smallest does not "
+    "shrink. For $n = m$ every row sum lies between the smallest and the largest of the iteration before.",
+    measured=r"largest breach over twelve iterations, for $n = m$ and $n \ne m$",
+)
+def sums_contract(rng: np.random.Generator) -> float:
+    r"""Let $A$ have columns of equal sum $n / m$, and rows of the sums $r_i$. Divide row $i$ by $r_i$: a column sum
+    becomes $\sum_i A_{ij} / r_i$, $\frac nm$ times a weighted mean of the numbers $1 / r_i$, so that all of them lie
+    between $\frac nm / \max r$ and $\frac nm / \min r$. Scale the columns to $n / m$ again: row $i$, which summed to
+    1, is multiplied entry by entry with numbers between $\min r$ and $\max r$."""
+    worst = -np.inf
+    for n, m in ((20, 20), (14, 23)):
+        q, k, v = (2 * part for part in _tokens(rng, n, m))
+        sums = [at.sinkhorn_attention(q, k, v, n_iter=count).matrix.sum(axis=1) for count in range(1, 13)]
+        for before, after in itertools.pairwise(sums):
+            worst = max(worst, float(after.max() - before.max()), float(before.min() - after.min()))
+    return max(worst, 0.0)
+
+
+@sums_contract.without(
+    "equal column sums before: softmax, the half step, against the first iterate", at_least=0.1, on="fixed"
+)
+def half_step() -> float:
+    """Softmax attention has all row sums 1; scaling the columns changes them."""
+    q = np.array([[0.0], [0.0], [3.0]])
+    return float(at.sinkhorn_attention(q, q, q, n_iter=1).matrix.sum(axis=1).max() - 1)
+
+
+def _self_cost(x: np.ndarray) -> float:
+    """OT_eps(mu, mu) for uniform weights and eps = 2 sqrt d: <C, G> + eps KL(G | a b), by Sinkhorn iteration."""
+    n, eps = len(x), 2 * np.sqrt(x.shape[1])
+    ground = ((x[:, None] - x) ** 2).sum(axis=-1)
+    kernel, u = np.exp(-ground / eps), np.ones(n)
+    for _ in range(400):
+        u = np.sqrt(u / (kernel @ u / n))  # the plan between a cloud and itself is symmetric
+    plan = u[:, None] * kernel * u / n**2
+    return float(np.sum(ground * plan) + eps * np.sum(plan * np.log(plan * n**2)))
+
+
+def _asymmetry(change: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> float:
+    """Largest difference of the Jacobian of a vector field from its transpose, relative to the largest entry."""
+    step = 1e-5
+    columns = [
+        (change(x + step * unit.reshape(x.shape)) - change(x - step * unit.reshape(x.shape))).ravel() / (2 * step)
+        for unit in np.eye(x.size)
+    ]
+    jacobian = np.array(columns).T
+    return float(abs(jacobian - jacobian.T).max() / abs(jacobian).max())
+
+
+#: Five tokens of the plane.
+TOKENS = np.array([(0.3, -1.2), (1.4, 0.2), (-0.9, 0.8), (0.1, 1.9), (-1.7, -0.4)])
+
+
+@claim(
+    "attention.sinkhorn-is-a-gradient",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-6,
+    source="sander2022sinkformers",
+    statement=r"Let $A$ be Sinkhorn attention of the tokens $x$ to themselves, in the limit of its iterations, and "
+    r"$\mathrm{OT}_\varepsilon(\mu, \mu)$ the entropic cost of their uniform measure to itself with $\varepsilon = 2 "
+    r"\sqrt d$. Then $\nabla_{x_i} \mathrm{OT}_\varepsilon(\mu, \mu) = \frac4n (x_i - (A x)_i)$: the residual step $x "
+    r"\mapsto x + A x - x$ is a gradient step, and the Jacobian of $x \mapsto x - A x$ is symmetric.",
+    measured="largest difference of the gradient from central differences, or asymmetry of the Jacobian, relative to "
+    "the largest entry",
+)
+def sinkhorn_is_gradient(rng: np.random.Generator) -> float:
+    r"""$A = n G$ with the entropic plan $G$ (`attention.sinkhorn-is-entropic-transport`). At the minimum only the
+    cost depends on $x$ (the envelope theorem): $\nabla_{x_i} = \sum_j 2 (x_i - x_j) (G_{ij} + G_{ji})$, and $G$ is
+    symmetric with row sums $\frac1n$: $\frac4n x_i - 4 \sum_j G_{ij} x_j$. The Jacobian of a gradient is a Hessian,
+    hence symmetric."""
+    x, step = rng.normal(size=(5, 2)), 1e-5
+    field = x - _sinkhorn(x, x, x).output
+    units = [unit.reshape(x.shape) for unit in np.eye(x.size)]
+    quotients = [(_self_cost(x + step * unit) - _self_cost(x - step * unit)) / (2 * step) for unit in units]
+    worst = float(abs(np.reshape(quotients, x.shape) - 4 / 5 * field).max())
+    return max(worst, _asymmetry(lambda z: z - at.sinkhorn_attention(z, z, z, n_iter=100).output, x))
+
+
+@sinkhorn_is_gradient.without("Sinkhorn's scaling: softmax attention", at_least=0.05, on="fixed")
+def softmax_is_no_gradient() -> float:
+    """The Jacobian is not symmetric."""
+    return _asymmetry(lambda z: z - at.softmax_attention(z, z, z).output, TOKENS)
+
+
+@sinkhorn_is_gradient.without("Sinkhorn's plan: balanced ESP attention", at_least=0.05, on="fixed")
+def esp_is_no_gradient() -> float:
+    """It is doubly stochastic and symmetric too, and no gradient."""
+    return _asymmetry(lambda z: z - at.esp_attention(z, z, z, tau=1.0, beta=0.0, sort="balanced").output, TOKENS)
+
+
+@claim(
+    "attention.oversmoothing",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-9,
+    source="",
+    statement=r"Let $A_1, \dots, A_L$ be doubly stochastic, $z_l = A_l z_{l - 1}$, and $\sigma_2(A)$ the second "
+    r"singular value. Then $|z_L - \bar z| \le \prod_l \sigma_2(A_l)\, |z_0 - \bar z|$ with the common mean $\bar z$: "
+    r"without residual connections, layers of attention contract towards the mean at least at this rate.",
+    measured="largest relative excess over six layers of balanced ESP, of hard ESP and of Sinkhorn attention, "
+    "with random queries and keys",
+)
+def oversmoothing(rng: np.random.Generator) -> float:
+    r"""$A 1 = 1$ and $A^\top 1 = 1$: the vector of ones is a left and a right singular vector, with value 1, the
+    largest. On its orthogonal complement, which $A$ maps into itself, $A$ has the norm $\sigma_2$."""
+    layers: tuple[Callable[..., at.Attention], ...] = (
+        lambda q, k, v: at.esp_attention(q, k, v, tau=0.1, beta=1.0, sort="balanced"),
+        lambda q, k, v: at.esp_attention(q, k, v, tau=0.0, beta=1.0, sort="hard"),
+        _sinkhorn,
+    )
+    worst = -np.inf
+    for layer in layers:
+        z, bound = rng.normal(size=(24, 3)), 1.0
+        start = np.linalg.norm(z - z.mean(axis=0))
+        for _ in range(6):
+            q, k = (z @ rng.normal(size=(3, 4)) + 0.3 * rng.normal(size=(24, 4)) for _ in range(2))
+            z, matrix = layer(q, k, z)
+            bound *= float(np.linalg.svd(matrix, compute_uv=False)[1])
+            worst = max(worst, float(np.linalg.norm(z - z.mean(axis=0)) / start - bound))
+    return max(worst, 0.0)
+
+
+@oversmoothing.without("column sums 1: softmax attention to one key", at_least=3.8, on="fixed")
+def softmax_leaves_the_mean() -> float:
+    r"""The matrix has rank 1, $\sigma_2 = 0$, and all tokens go to the value of that key, away from the mean; the
+    example of `attention.keeps-the-mean`."""
+    q, k, v = np.ones((16, 2)), np.zeros((16, 2)), np.eye(16)[:, :1]
+    k[0] = 50.0
+    attention = at.softmax_attention(q, k, v)
+    ratio = np.linalg.norm(attention.output - v.mean()) / np.linalg.norm(v - v.mean())
+    return float(ratio - np.linalg.svd(attention.matrix, compute_uv=False)[1])
+
+
+@claim(
+    "attention.finds-noisy-copies",
+    kind="measurement",
+    on="seed",
+    tolerance=0,
+    source="",
+    statement=r"Let 64 keys be 64 permuted Gaussian queries and noise of standard deviation 0.3, both scaled by "
+    r"$d^{-1/2}$ in ESP's case. For $d = 64$ the mean weight of a query on its own copy is more than 0.8 with softmax "
+    r"attention, less than 0.1 with ESP ($\tau = 0.1$) and less than 0.25 with hard ESP. For $d = 8$ the largest "
+    r"weight of ESP is on the copy more often than that of softmax.",
+    measured=r"largest breach of these four inequalities",
+)
+def finds_copies(rng: np.random.Generator) -> float:
+    """ESP averages L matchings along single coordinates: a query is sharp only where slices agree. In many
+    dimensions the noise in each coordinate hides a partner that the inner product, which adds up all of them, still
+    finds. In few dimensions softmax is misled by long keys."""
+    breaches = []
+    for d in (64, 8):
+        q, order = rng.normal(size=(64, d)), rng.permutation(64)
+        k = (q + 0.3 * rng.normal(size=(64, d)))[order]
+        copy, scale = np.argsort(order), d**-0.5
+        softmax = at.softmax_attention(q, k, k).matrix
+        soft = at.esp_attention(scale * q, scale * k, k, tau=0.1, beta=1.0).matrix
+        hard = at.esp_attention(scale * q, scale * k, k, tau=0.0, beta=1.0, sort="hard").matrix
+        weight = [float(matrix[np.arange(64), copy].mean()) for matrix in (softmax, soft, hard)]
+        right = [float(np.mean(matrix.argmax(axis=1) == copy)) for matrix in (softmax, soft)]
+        breaches += [0.8 - weight[0], weight[1] - 0.1, weight[2] - 0.25] if d == 64 else [right[0] - right[1]]
+    return max(0.0, *breaches)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from .. import directions as dirs
 from .. import expected, lift, solvers
+from .._checks import Array
 from .ledger import claim
 from .problems import (
     EPS,
@@ -104,6 +106,16 @@ def chain_of_costs(problem: Problem) -> float:
     return max(worst, 0.0)
 
 
+@chain_of_costs.without(
+    "one set of directions: the cheapest slice of one against the mean of another", at_least=0.4, on="fixed"
+)
+def two_sets_of_directions() -> float:
+    """The first axis ties the two points of a cloud, the second matches each with itself."""
+    points = [[0.0, 0.0], [0.0, 1.0]]
+    smallest = expected.min_sliced_plan(points, points, [[1.0, 0.0]]).cost
+    return smallest - expected.expected_sliced_plan(points, points, [[0.0, 1.0]]).cost
+
+
 @claim(
     "expected.cost-decreases-in-beta",
     kind="theorem",
@@ -147,6 +159,14 @@ def beta_zero(problem: Problem) -> float:
     return float(abs(_plan(problem).plan.toarray() - mean).max())
 
 
+@beta_zero.without("$\\beta = 0$: two slices of the costs 1/2 and 0, at $\\beta = 10$", at_least=0.2, on="fixed")
+def tilted_mean() -> float:
+    """The cheap slice has nearly all the weight."""
+    points = [[0.0, 0.0], [0.0, 1.0]]
+    plans = [expected.expected_sliced_plan(points, points, np.eye(2), beta=beta).plan for beta in (0.0, 10.0)]
+    return 2 * float(abs(plans[0] - plans[1]).max())
+
+
 @claim(
     "expected.beta-infinity-is-the-minimum",
     kind="theorem",
@@ -187,6 +207,13 @@ def beta_infinity(problem: Problem) -> float:
     return float(max(worst, limit, only))
 
 
+@beta_infinity.without("a uniform prior: one that hardly knows the cheapest slice", at_least=0.8, on="fixed")
+def unknown_slice() -> float:
+    """With the prior 1e-9 on the cheap one of two slices the gap is close to 1, and the bound log(2) / 5."""
+    weights = expected.gibbs_weights([0.0, 1.0], 5.0, [1e-9, 1 - 1e-9])
+    return float(weights[1] - np.log(2) / 5)
+
+
 @claim(
     "expected.gibbs-weights-are-optimal",
     kind="theorem",
@@ -212,6 +239,14 @@ def gibbs_optimal(rng: np.random.Generator) -> float:
     return max(abs(least - float(value)), least - others)
 
 
+@gibbs_optimal.without("the inverse temperature of F: weights at twice that", at_least=0.01, on="fixed")
+def colder_weights() -> float:
+    """They have a larger free energy, by their divergence from the Gibbs weights."""
+    costs, prior, beta = np.array([0.0, 1.0, 2.0]), np.full(3, 1 / 3), 1.0
+    w = expected.gibbs_weights(costs, 2 * beta, prior)
+    return float(w @ costs + w @ np.log(w / prior) / beta + np.log(prior @ np.exp(-beta * costs)) / beta)
+
+
 @claim(
     "expected.prior-is-multiplicity",
     kind="theorem",
@@ -232,6 +267,16 @@ def prior_is_multiplicity(problem: Problem) -> float:
     few = expected.expected_sliced_plan(problem.x, problem.y, directions, *args, beta=beta, prior=counts / 8)
     cost = positive(few.cost, "the cost of the plan")
     return float(max(abs(many.plan - few.plan).max(), abs(many.cost - few.cost) / cost))
+
+
+@prior_is_multiplicity.without(
+    "the prior: uniform weights for directions of unequal multiplicity", at_least=0.06, on="fixed"
+)
+def forgotten_multiplicity() -> float:
+    """Three times the first axis and once the second are not one of each."""
+    points = [[0.0, 0.0], [0.0, 1.0]]
+    few, many = (expected.expected_sliced_plan(points, points, np.eye(2)[rows]).plan for rows in ([0, 1], [0, 0, 0, 1]))
+    return float(abs(few - many).max())
 
 
 @claim(
@@ -280,6 +325,14 @@ def triangle(rng: np.random.Generator) -> float:
             )
             worst = max(worst, (direct - (first + second)) / ((first + second) or 1))
     return worst
+
+
+@triangle.without(
+    "$\\beta = 0$: the clouds of `expected.no-metric-for-positive-beta`, $\\beta = 5$", at_least=0.5, on="fixed"
+)
+def tilted_triangle() -> float:
+    """The weights of the directions then depend on the pair."""
+    return _triangle_gap(5.0)
 
 
 @claim(
@@ -432,6 +485,14 @@ def scaling(problem: Problem) -> float:
     return worst
 
 
+@scaling.without("the factor $s^{-p}$: the same $\\beta$", at_least=0.1, on="fixed")
+def unscaled_beta() -> float:
+    """Ten times larger, the same clouds have other Gibbs weights: the expensive slice loses its weight."""
+    points = np.array([[0.0, 0.0], [0.0, 1.0]])
+    small, large = (expected.est_distance(s * points, s * points, np.eye(2), beta=1.0) for s in (1.0, 10.0))
+    return abs(large / (10 * small) - 1)
+
+
 @claim(
     "expected.on-the-line-it-is-wasserstein",
     kind="theorem",
@@ -455,6 +516,13 @@ def wasserstein_on_the_line(rng: np.random.Generator) -> float:
     return float(abs(distance - np.sqrt(np.diff(ends) @ gap**2)) / distance)
 
 
+@wasserstein_on_the_line.without("$d = 1$: the plane", at_least=0.7, on="fixed")
+def not_in_the_plane() -> float:
+    """One slice that ties two points: the distance of the cloud from itself is not 0."""
+    points = [[0.0, 0.0], [0.0, 1.0]]
+    return expected.est_distance(points, points, [[1.0, 0.0]])
+
+
 @claim(
     "expected.birkhoff",
     kind="theorem",
@@ -476,6 +544,13 @@ def birkhoff(problem: Problem) -> float:
     for w, direction in zip(result.weights, directions, strict=True):
         combined[np.argsort(x @ direction), np.argsort(y @ direction)] += w
     return float(abs(n * result.plan.toarray() - combined).max() + abs(result.weights.sum() - 1))
+
+
+@birkhoff.without("untied points", at_least=0.49, on="fixed")
+def tied_permutation() -> float:
+    """Two tied points share two targets: the plan is 1/4 everywhere, and no permutation."""
+    plan = expected.expected_sliced_plan([[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [1.0, 0.0]], [[1.0, 0.0]]).plan
+    return float(abs(2 * plan.toarray() - np.eye(2)).max())
 
 
 @claim(
@@ -517,7 +592,7 @@ def barycentric_map(problem: Problem) -> float:
 def high_dimension(rng: np.random.Generator) -> float:
     r"""A slice matches one coordinate out of $d$ and leaves the others independent. So in high dimension the mean of
     all slices is nearly the independent coupling: it costs $2 d - 2$ in the limit of many points, against $2 d$
-    (`expected.gaussian-slice-cost`)."""
+    (`lift.gaussian-slice-cost`)."""
     dims, gains = [2, 4, 8, 16, 32, 64, 128, 256], []
     for dim in dims:
         x, y = rng.normal(size=(2, 96, dim))
@@ -525,3 +600,217 @@ def high_dimension(rng: np.random.Generator) -> float:
         independent = ((x - y.mean(axis=0)) ** 2).sum(axis=1).mean() + y.var(axis=0).sum()
         gains.append(1 - costs.mean() / independent)
     return float(abs(np.polyfit(np.log(dims), np.log(np.maximum(gains, 1e-300)), 1)[0] + 1))
+
+
+def _best_assignment(x: Array, y: Array) -> float:
+    """Squared Wasserstein distance of two clouds of n points with uniform weights."""
+    ground = ((x[:, None] - y) ** 2).sum(axis=-1)
+    return float(ground[linear_sum_assignment(ground)].mean())
+
+
+@claim(
+    "expected.samples-do-not-approach",
+    kind="refutation",
+    on="seed",
+    tolerance=3,
+    source="",
+    statement=r"“The EST distance and min-SWGG between two samples of one law tend to 0, as $W_2$ does.” For samples "
+    r"of the standard normal law of $R^d$ both tend to $\sqrt{2 (d - 1)}$ at p = 2, for every fixed number of "
+    r"directions: EST does not metrise weak convergence if the limit is not discrete.",
+    measured=r"distance by the cheapest of 16 slices over $W_2$, for two samples of 500 points of the plane",
+)
+def samples_do_not_approach(rng: np.random.Generator) -> float:
+    r"""A slice couples two samples by their projections and leaves the orthogonal coordinates nearly independent:
+    its cost tends to $2 d - 2$ (`lift.gaussian-slice-cost`), and so does the least of finitely many. $W_2$ tends to
+    0."""
+    x, y = rng.normal(size=(2, 500, 2))
+    smallest = expected.min_sliced_plan(x, y, dirs.sample_directions(16, 2, rng=rng)).cost
+    return float(np.sqrt(smallest / _best_assignment(x, y)))
+
+
+@samples_do_not_approach.without(
+    "a law that is not discrete: weights that converge on four points", at_least=0.99, on="fixed"
+)
+def discrete_law() -> float:
+    """On fixed points that no direction ties, weights that differ by 1e-8 move a mass of 1e-8: EST is below 0.01."""
+    points, weights = np.array([[0.0, 0.0], [1.0, 0.3], [0.2, 1.1], [1.3, 0.9]]), np.full(4, 0.25)
+    moved = weights + 1e-8 * np.array([1, -1, 1, -1])
+    rows = dirs.sample_directions(7, 2, method="equispaced")
+    return 1 - expected.est_distance(points, points, rows, weights, moved)
+
+
+@claim(
+    "expected.is-continuous",
+    kind="refutation",
+    on="fixed",
+    tolerance=0.7,
+    source="",
+    statement=r"“For a fixed finite set of directions the EST distance is continuous in the measures.” Let $\mu = "
+    r"\frac12 (\delta_{(0,0)} + \delta_{(0,1)})$ and $\mu_\varepsilon = \frac12 (\delta_{(\varepsilon, 0)} + "
+    r"\delta_{(-\varepsilon, 1)})$, and take the first axis as the only direction. Then $W_2(\mu, \mu_\varepsilon) = "
+    r"\varepsilon$, and $\mathrm{EST}(\mu, \mu_\varepsilon) \ge \sqrt{1/2}$ for every $\varepsilon > 0$.",
+    measured=r"$\mathrm{EST}(\mu, \mu_\varepsilon)$ at $\varepsilon = 10^{-9}$",
+)
+def is_continuous() -> float:
+    r"""The first axis ties the points of $\mu$, which share their mass: half of it moves by $\varepsilon$ and half
+    to the other point, at the cost $\frac12 \varepsilon^2 + \frac12 (1 + \varepsilon^2)$."""
+    return expected.est_distance([[0, 0], [0, 1]], [[1e-9, 0], [-1e-9, 1]], [[1.0, 0.0]])
+
+
+@is_continuous.without("a direction that ties two points: the second axis", at_least=0.7)
+def continuous_again() -> float:
+    """Along the second axis both points keep their place, and the distance is epsilon."""
+    return 0.71 - expected.est_distance([[0, 0], [0, 1]], [[1e-9, 0], [-1e-9, 1]], [[0.0, 1.0]])
+
+
+@claim(
+    "expected.sliced-wasserstein-times-the-dimension",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-13,
+    source="",
+    statement=r"Let the directions have the second moment $\sum_l \pi_l \theta_l \theta_l^\top = I / d$. Then $d\, "
+    r"SW_2^2 \le W_2^2$, which sharpens $SW_2^2 \le W_2^2$.",
+    measured="largest excess, relative to $W_2^2$, over three blocks of orthogonal directions in $R^4$ and over the "
+    "axes",
+)
+def times_the_dimension(rng: np.random.Generator) -> float:
+    r"""Let $G$ be optimal in space. On the line of $\theta$ it costs $\sum G_{ij} \langle \theta, x_i - y_j
+    \rangle^2$, at least as much as the monotone plan. In the mean over directions this is $\sum G_{ij} |x_i - y_j|^2
+    / d$."""
+    x, y = rng.normal(size=(15, 4)), rng.normal(size=(15, 4)) @ np.diag([3, 1, 0.3, 0.1]) + 1
+    best, worst = _best_assignment(x, y), -np.inf
+    for rows in (dirs.sample_directions(12, 4, method="orthogonal", rng=rng), np.eye(4)):
+        squares = [lift.slice_costs(x @ row[:, None], y @ row[:, None], [[1.0]])[0] for row in rows]
+        worst = max(worst, float(4 * np.mean(squares) / best - 1))
+    return max(worst, 0.0)
+
+
+@times_the_dimension.without("the second moment $I / d$: directions along a shift", at_least=2.9, on="fixed")
+def along_a_shift() -> float:
+    r"""For a shift along $\theta$, $SW_2 = W_2$ in this direction alone: $d$ times too much."""
+    points = np.eye(4)
+    cost = lift.slice_costs(points[:, :1], points[:, :1] + 1, [[1.0]])[0]
+    return float(4 * cost / _best_assignment(points, points + points[0]) - 1)
+
+
+@claim(
+    "expected.some-slice-is-optimal-in-high-dimension",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-9,
+    source="",
+    statement=r"Let $d \ge 2 n - 2$, $n = m$ and the weights be uniform. In general position every permutation is the "
+    r"plan of some slice, so that some slice is optimal.",
+    measured=r"relative difference of the cheapest slice from the best assignment, for $n = 6$ and $d = 10$",
+)
+def some_slice_is_optimal(rng: np.random.Generator) -> float:
+    r"""Ask for $\langle \theta, x_i - x_1 \rangle = i - 1 = \langle \theta, y_{\sigma(i)} - y_{\sigma(1)} \rangle$
+    for $i = 2, \dots, n$: these are $2 n - 2$ linear equations for $d$ unknowns, independent in general position.
+    Any solution sorts both clouds so that $\sigma$ matches ranks."""
+    x, y = rng.normal(size=(2, 6, 10))
+    ground = ((x[:, None] - y) ** 2).sum(axis=-1)
+    order = linear_sum_assignment(ground)[1]
+    system = np.vstack([x[1:] - x[0], y[order[1:]] - y[order[0]]])
+    theta = np.linalg.lstsq(system, np.tile(np.arange(1.0, 6.0), 2), rcond=None)[0]
+    return float(abs(lift.slice_costs(x, y, theta[None] / np.linalg.norm(theta))[0] / _best_assignment(x, y) - 1))
+
+
+@some_slice_is_optimal.without("the dimension: a triangle in the plane", at_least=1e-3, on="fixed")
+def no_slice_is_optimal() -> float:
+    """The triangle against its reflection (`circle.odd-polygon`): in the plane no slice costs less than 2, and the
+    optimum 1."""
+    angles = 2 * np.pi * np.arange(3) / 3
+    x = np.column_stack([np.cos(angles), np.sin(angles)])
+    rows = dirs.sample_directions(50, 2, method="equispaced") @ [
+        [np.cos(0.1), np.sin(0.1)],
+        [-np.sin(0.1), np.cos(0.1)],
+    ]
+    return float(lift.slice_costs(x, -x, rows).min() / _best_assignment(x, -x) - 1)
+
+
+def _entropy(rows: Array) -> Array:
+    """Entropy of each row."""
+    return np.asarray(-np.sum(rows * np.log(np.where(rows > 0, rows, 1)), axis=-1))
+
+
+@claim(
+    "expected.entropy-of-rows",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="",
+    statement=r"For $n = m$, uniform weights and no ties, the entropy of every row of $n \bar G$ is at most that of "
+    r"the Gibbs weights: $H(n \bar G_{i \cdot}) \le H(w) \le \log L$. So $L$ slices spread a point over at most "
+    r"$e^{H(w)} \le L$ others.",
+    measured=r"largest excess over ten values of $\beta$",
+)
+def entropy_of_rows(rng: np.random.Generator) -> float:
+    r"""Each slice matches point $i$ with one partner. Row $i$ is the law of the partner of a slice drawn with the
+    weights $w$: a function of the slice, which has no more entropy than the slice itself. The uniform law has the
+    most."""
+    x, y = rng.normal(size=(2, 20, 3))
+    directions, worst = dirs.sample_directions(8, 3, rng=rng), -np.inf
+    for beta in np.geomspace(0.01, 10, 10):
+        plan, _, weights, _ = expected.expected_sliced_plan(x, y, directions, beta=beta)
+        chain = [float(_entropy(20 * plan.toarray()).max()), float(_entropy(weights)), np.log(8)]
+        worst = max(worst, -float(np.diff(chain).min()))
+    return max(worst, 0.0)
+
+
+@entropy_of_rows.without("untied points: one slice that ties them all", at_least=1.3, on="fixed")
+def entropy_of_ties() -> float:
+    """Four points above one another share their mass: the row has the entropy log 4, one slice none."""
+    points = np.column_stack([np.zeros(4), np.arange(4.0)])
+    plan = expected.expected_sliced_plan(points, points, [[1.0, 0.0]]).plan
+    return float(_entropy(4 * plan.toarray()).max())
+
+
+def _most_positive(distances: Array) -> float:
+    """Largest eigenvalue of a matrix on the vectors of sum 0, relative to the largest modulus."""
+    centre = np.eye(len(distances)) - 1 / len(distances)
+    values = np.linalg.eigvalsh(centre @ distances @ centre)
+    return float(values[-1] / abs(values).max())
+
+
+@claim(
+    "expected.hilbertian-at-beta-zero",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="",
+    statement=r"At $\beta = 0$, with ties split, $\mathrm{EST}_p^p$ is conditionally negative definite for $1 \le p "
+    r"\le 2$, for every fixed set of directions, all weights, sizes and ties: $\sum_{st} c_s c_t\, "
+    r"\mathrm{EST}_p^p(\mu_s, \mu_t) \le 0$ whenever $\sum_s c_s = 0$. So $e^{-\gamma\, \mathrm{EST}_p^p}$ is a "
+    r"positive definite kernel on clouds for every $\gamma > 0$, and where no direction ties two points, "
+    r"$\mathrm{EST}_2$ is a distance in an $L^2$ space.",
+    measured="largest eigenvalue of the matrix of seven clouds on the vectors of sum 0, relative to the largest "
+    "modulus, or most negative eigenvalue of the kernel, for $p = 1, 3/2, 2$",
+)
+def hilbertian(rng: np.random.Generator) -> float:
+    r"""In each direction draw one uniform level, and for every cloud a point at this level of the quantile function;
+    of tied points, one in proportion to its weight, independently for each appearance of the cloud. Then
+    $\mathrm{EST}_p^p(\mu_s, \mu_t) = \mathrm{E}\, |X_s - X_t'|^p$, with two independent draws among ties. Given
+    direction and level, $|x - y|^p = \mathrm{const} \int (1 - \cos \langle \xi, x - y \rangle)\, |\xi|^{-d - p}\,
+    d\xi$ for $0 < p < 2$, and for p = 2 the squared norm is a limit. The draws being independent, $\sum c_s c_t\,
+    \mathrm{E} \cos \langle \xi, X_s - X_t' \rangle = |\sum_s c_s\, \mathrm{E}\, e^{i \langle \xi, X_s \rangle}|^2
+    \ge 0$, and the constant 1 drops out: the sum is at most 0. The kernel is positive definite by Schoenberg's
+    theorem. Without ties $X_s$ is a function of direction and level, the lifted quantile map, and $\mathrm{EST}_2$
+    the $L^2$ distance of these maps. (The triangle inequality at $\beta = 0$ is a corollary.)"""
+    directions = np.vstack([dirs.sample_directions(4, 2, rng=rng), np.eye(2)])  # the axes tie whole points
+    clouds = [rng.integers(0, 4, (n, 2)) + rng.normal(0, 0.3, (n, 2)) * (n % 2) for n in rng.integers(1, 7, 7)]
+    weights, worst = [rng.dirichlet(np.ones(len(cloud))) for cloud in clouds], 0.0
+    for p in (1, 1.5, 2):
+        matrix = np.zeros((7, 7))
+        for s, t in np.ndindex(7, 7):
+            matrix[s, t] = expected.est_distance(clouds[s], clouds[t], directions, weights[s], weights[t], p=p) ** p
+        kernel = np.linalg.eigvalsh(np.exp(-matrix / matrix.mean()))
+        worst = max(worst, _most_positive((matrix + matrix.T) / 2), -float(kernel[0] / kernel[-1]))
+    return worst
+
+
+@hilbertian.without("$p \\le 2$: three points on the line, p = 3", at_least=0.1, on="fixed")
+def third_power() -> float:
+    """With the coefficients 1, -2, 1 the sum for the points 0, 1, 2 is 2 (-2 + 8 - 2) = 8 > 0."""
+    points = [[[0.0]], [[1.0]], [[2.0]]]
+    return _most_positive(np.array([[expected.est_distance(x, y, [[1.0]], p=3) ** 3 for y in points] for x in points]))

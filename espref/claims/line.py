@@ -132,6 +132,14 @@ def agrees_with_assignment(problem: Problem) -> float:
     return worst
 
 
+@agrees_with_assignment.without("uniform weights: most of the mass at opposite ends", at_least=0.79, on="fixed")
+def assignment_of_weights() -> float:
+    """No permutation describes a plan that splits mass: here 0.8 of it moves by 1, and the best assignment moves
+    nothing."""
+    plan = line.line_plan([0.0, 1.0], [0.0, 1.0], [0.9, 0.1], [0.1, 0.9])
+    return lift.transport_cost(plan, [[0.0], [1.0]], [[0.0], [1.0]], p=1)
+
+
 @claim(
     "line.cost-is-area-between-distribution-functions",
     kind="theorem",
@@ -152,6 +160,13 @@ def area(problem: Problem) -> float:
         float(problem.a @ np.abs(u[:, None] - v) @ problem.b), "the cost of the independent coupling"
     )
     return abs(cost - expected) / independent
+
+
+@area.without("$p = 1$: p = 2", at_least=1.9, on="fixed")
+def area_of_squares() -> float:
+    """From 0 to 2 the cost is 4, and the area 2."""
+    cost = lift.transport_cost(line.line_plan([0.0], [2.0]), [[0.0]], [[2.0]])
+    return cost - float(stats.wasserstein_distance([0.0], [2.0]))
 
 
 @claim(
@@ -217,6 +232,13 @@ def permutation(problem: Problem) -> float:
     return float(abs(plan.toarray() - expected / len(u)).max())
 
 
+@permutation.without("equal sizes: two points against three", at_least=0.3, on="fixed")
+def two_against_three() -> float:
+    """The middle target is split: an entry of 2 G is 1/3."""
+    entries = 2 * line.line_plan([0.0, 1.0], [0.0, 1.0, 2.0]).toarray()
+    return float(np.minimum(abs(entries), abs(1 - entries)).max())
+
+
 @claim(
     "line.rank-coupling-is-interval-overlap",
     kind="theorem",
@@ -233,6 +255,13 @@ def interval_overlap(rng: np.random.Generator) -> float:
     i, j = np.arange(n)[:, None], np.arange(m)
     overlap = np.maximum(0, np.minimum((i + 1) * m, (j + 1) * n) - np.maximum(i * m, j * n)) / (n * m)
     return float(abs(line.line_plan(np.arange(n), np.arange(m)).toarray() - overlap).max())
+
+
+@interval_overlap.without("uniform weights", at_least=0.39, on="fixed")
+def weighted_overlap() -> float:
+    """With the weights 0.9 and 0.1 the first two points share 0.5, and the second source point starts at 0.9."""
+    plan = line.line_plan([0.0, 1.0], [0.0, 1.0], [0.9, 0.1]).toarray()
+    return float(abs(plan - np.eye(2) / 2).max())
 
 
 @claim(
@@ -328,6 +357,13 @@ def splitting_formula(problem: Problem) -> float:
     share = overlap.clip(0) / np.where(np.outer(big_a, big_b) > 0, np.outer(big_a, big_b), 1)
     expected = a[:, None] * b * share[np.ix_(of_u, of_v)]
     return float(abs(line.line_plan(u, v, a, b).toarray() - expected).max())
+
+
+@splitting_formula.without("splitting: ties kept in input order", at_least=0.24, on="fixed")
+def unsplit_ties() -> float:
+    """Of two equal points the first goes to the first target, instead of half of it."""
+    plan = line.line_plan([0.0, 0.0], [1.0, 2.0], ties="first").toarray()
+    return float(abs(plan - 0.25).max())
 
 
 @claim(

@@ -25,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .._environment import Environment, commit_at_start, environment
+from .._environment import Environment, Input, commit_at_start, environment
 from .._output import atomic
 from .ledger import LEDGER, Claim, Outcome, run
 from .problems import SEEDS, Problem, real_problems, synthetic_problems
@@ -95,7 +95,7 @@ def run_ledger(
     seeds: int = SEEDS,
     *,
     note: str = "",
-    inputs: Iterable[Path] = (),
+    inputs: Iterable[Input] = (),
     before: Callable[[Claim], Any] = lambda entry: None,
     after: Callable[[Outcome], Any] = lambda outcome: None,
 ) -> Run:
@@ -111,7 +111,7 @@ def run_ledger(
         Number of seeds of the claims about random data, and of the default problems.
     note : str
         Remark on the given problems.
-    inputs : iterable of path
+    inputs : iterable of path, or of pairs of path and SHA-256
         Files that the given problems were read from.
     before, after : callable
         Called with each claim before it is measured, with each outcome as soon as it is there.

@@ -470,10 +470,12 @@ def loss_with_first(rng: np.random.Generator) -> float:
 
 
 def _apart(rng: np.random.Generator, n: int, m: int) -> Clouds:
-    """Weighted clouds no two points of which are closer than 1e-4 along any of the directions."""
+    """Weighted clouds: no two points of one are closer than 1e-4 along any direction, none of both closer than 0.1."""
     while True:
         clouds = _clouds(rng, n, m, True)
-        if min(np.diff(np.sort(points @ clouds[2].T, axis=0), axis=0).min() for points in clouds[:2]) > 1e-4:
+        x, y, directions = clouds[:3]
+        gap = min(np.diff(np.sort(points @ directions.T, axis=0), axis=0).min() for points in (x, y))
+        if gap > 1e-4 and np.linalg.norm(x[:, None] - y, axis=-1).min() > 0.1:
             return clouds
 
 

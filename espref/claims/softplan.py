@@ -134,6 +134,13 @@ def hard_limit(problem: Problem) -> float:
     return max(float(abs(plan - exact).max()) for plan in soft)
 
 
+@hard_limit.without("split ties: the plan with ties kept in input order", at_least=0.24, on="fixed")
+def limit_of_ties() -> float:
+    """Of two equal scores the soft plan gives half to each target."""
+    soft = sp.soft_line_plan([0.0, 0.0], [1.0, 2.0], 1e-6)
+    return float(abs(soft - line.line_plan([0.0, 0.0], [1.0, 2.0], ties="first").toarray()).max())
+
+
 @claim(
     "softplan.flat-limit",
     kind="theorem",
@@ -246,3 +253,14 @@ def balanced_above_wasserstein(problem: Problem) -> float:
         plan = sp.expected_soft_plan(*clouds, tau * scale, *weights, beta=1 / best, sort="balanced")
         costs.append(plan.cost)
     return max(0.0, (best - min(costs)) / best)
+
+
+@balanced_above_wasserstein.without(
+    "balance: SoftSort of a crowd and one score at a distance", at_least=0.3, on="fixed"
+)
+def soft_below_wasserstein() -> float:
+    """The outlier, whose moves are expensive, has half the mass that it should: the soft plan costs less than any
+    plan."""
+    x, y = np.append(np.zeros(63), 1.0)[:, None], np.zeros((64, 1))
+    cost = sp.expected_soft_plan(x, y, [[1.0]], 1 / np.log(2), power=2).cost
+    return 1 - 64 * cost

@@ -71,6 +71,12 @@ def unimodal(rng: np.random.Generator) -> float:
     return worst
 
 
+@unimodal.without("SoftSort: balanced, with the Gauss kernel", at_least=0.005, on="fixed")
+def balanced_gauss_row() -> float:
+    """The counterexample of `softsort.balanced-gauss-is-unimodal`."""
+    return gauss_not_unimodal.check()
+
+
 @claim(
     "softsort.small-tau",
     kind="theorem",
@@ -144,6 +150,13 @@ def invariances(rng: np.random.Generator) -> float:
             kernel = p / p[np.arange(25), np.argsort(s)][:, None]  # divided by the entry at distance 0
             worst = max(worst, float(abs(kernel - np.exp(-(abs(np.sort(s)[:, None] - s) ** power) / tau)).max()))
     return worst
+
+
+@invariances.without("$c > 0$: the scores reversed", at_least=0.9, on="fixed")
+def reversed_scores() -> float:
+    """Reversing the scores reverses the ranks."""
+    s = np.array([0.0, 1.0, 3.0])
+    return float(abs(ss.soft_permutation(-s, 0.1) - ss.soft_permutation(s, 0.1)).max())
 
 
 @claim(
@@ -314,6 +327,12 @@ def balanced_marginals(rng: np.random.Generator) -> float:
     return worst
 
 
+@balanced_marginals.without("balance: SoftSort", at_least=0.47, on="fixed")
+def unbalanced_marginals() -> float:
+    """The example of `softsort.is-doubly-stochastic`."""
+    return not_doubly_stochastic.check()
+
+
 @claim(
     "softsort.balanced-scaling-is-unique",
     kind="theorem",
@@ -334,6 +353,14 @@ def unique_scaling(rng: np.random.Generator) -> float:
         other = ss.fixed_point(lambda d: kernel @ d, np.exp(rng.normal(size=40)))
         worst = max(worst, float(abs(other / reference - 1).max()))
     return worst
+
+
+@unique_scaling.without("$d > 0$", at_least=2, on="fixed")
+def negative_scaling() -> float:
+    """With $d$ also $-d$ solves the equation."""
+    kernel = ss.sort_kernel(np.array([0.0, 1.0, 3.0]), 1.0)
+    d = -ss.balance(kernel, np.ones(3))
+    return float(abs(d / abs(d) - 1).max()) if np.allclose(d * (kernel @ d), 1) else 0.0
 
 
 @claim(
@@ -359,6 +386,15 @@ def jacobian(rng: np.random.Generator) -> float:
     worst = float(abs(np.array(columns).T - (np.eye(15) - scaled) / 2).max())
     values = np.linalg.eigvalsh((np.eye(15) - scaled) / 2)
     return max(worst, float(values[-1] - 0.5), float(-values[0]))
+
+
+@jacobian.without("positive definiteness: the kernel $e^{-t^4}$", at_least=0.0001, on="fixed")
+def indefinite_kernel() -> float:
+    """S has a negative eigenvalue, and the Jacobian one above 1/2."""
+    ordered = np.linspace(-3, 3, 30)
+    kernel = np.exp(-((ordered[:, None] - ordered) ** 4))
+    d = ss.balance(kernel, np.ones(30))
+    return float(np.linalg.eigvalsh((np.eye(30) - d[:, None] * kernel * d) / 2)[-1] - 0.5)
 
 
 @claim(
@@ -412,3 +448,207 @@ def moves_mean(rng: np.random.Generator) -> float:
     """The columns of SoftSort do not sum to 1."""
     s = rng.gamma(1.0, size=40)
     return float(max(abs((p @ s).mean() - s.mean()) for p, _, _, sort in _soft_permutations(s) if sort == "soft"))
+
+
+def _sinkhorn(kernel: Array) -> Array:
+    """The scaling of a kernel with row and column sums 1 by plain Sinkhorn iteration, which is not symmetric."""
+    rows = np.ones(len(kernel))
+    for _ in range(3000):
+        columns = 1 / (kernel.T @ rows)
+        rows = 1 / (kernel @ columns)
+    return np.asarray(rows[:, None] * kernel * columns)
+
+
+@claim(
+    "softsort.balanced-is-entropic-transport",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-9,
+    source="peyre2019computational",
+    statement=r"The balanced soft permutation is entropic transport of the scores to themselves: $\frac1n P$, with "
+    r"its rows in sorted order, is the plan between the sorted scores and the scores that minimises $\sum_{ij} G_{ij} "
+    r"|s_{(i)} - s_j|^q + \tau \sum_{ij} G_{ij} \log G_{ij}$ over all plans with uniform marginals.",
+    measured="largest difference of an entry of $P$ from the scaling found by plain Sinkhorn iteration, for both "
+    "kernels",
+)
+def balanced_is_entropic(rng: np.random.Generator) -> float:
+    r"""The minimum is strictly convex, and its conditions are $\log G_{ij} = f_i + g_j - |s_{(i)} - s_j|^q / \tau$:
+    a scaling of the kernel by positive numbers, with the marginals of $P / n$. The balanced soft permutation is of
+    this form. (So SoftSort and sorting by Sinkhorn iteration are one step and the limit of one scheme.)"""
+    s, worst = rng.normal(size=20), 0.0
+    for power in (1, 2):
+        scaled = _sinkhorn(np.exp(-(abs(np.sort(s)[:, None] - s) ** power) / 0.5))
+        worst = max(worst, float(abs(ss.soft_permutation(s, 0.5, power=power, sort="balanced") - scaled).max()))
+    return worst
+
+
+@balanced_is_entropic.without("balance: SoftSort", at_least=0.05, on="fixed")
+def soft_is_not_entropic() -> float:
+    """SoftSort is the first half of the first iteration. The scores are those of `softsort.is-doubly-stochastic`."""
+    s = np.append(np.zeros(7), 1.0)
+    scaled = _sinkhorn(np.exp(-abs(np.sort(s)[:, None] - s) / np.log(2) ** -1))
+    return float(abs(ss.soft_permutation(s, 1 / np.log(2)) - scaled).max())
+
+
+@claim(
+    "softsort.balanced-laplace-is-unimodal",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="",
+    statement="For the Laplace kernel, $q = 1$, row $i$ of the balanced soft permutation, with its columns in sorted "
+    "order, does not decrease up to column $i$ and does not increase after it.",
+    measured=r"largest step in the wrong direction",
+)
+def balanced_unimodal(rng: np.random.Generator) -> float:
+    r"""Let $d$ be the scaling: row $i$ is $d_i K_{ij} d_j$. For $i \le j \le k$ the kernel is multiplicative,
+    $K_{ik} = K_{ij} K_{jk}$, and in general $K_{ij} K_{jk} \le K_{ik}$. Since $1 / d_j = \sum_k K_{jk} d_k$ and
+    $K_{ij} K_{jk} \le K_{ik}$, $K_{ij} / d_j \le 1 / d_i$, that is $K_{ij} d_i \le d_j$, and by symmetry $K_{ij} d_j
+    \le d_i$. For $i \le j < k$ the last one for the pair $j, k$ gives $K_{ik} d_k = K_{ij} K_{jk} d_k \le K_{ij}
+    d_j$: the row does not increase from $j$ to $k$. Likewise on the other side."""
+    worst = -np.inf
+    for s in (rng.normal(size=40), rng.integers(0, 6, 30).astype(float)):
+        for tau in TAUS:
+            p = ss.soft_permutation(s, tau, sort="balanced")
+            steps = np.diff(p[:, np.argsort(s, kind="stable")], axis=1)
+            signs = np.where(np.arange(len(s) - 1) >= np.arange(len(s))[:, None], 1, -1)
+            worst = max(worst, float((steps * signs).max()))
+    return max(worst, 0.0)
+
+
+@balanced_unimodal.without("the Laplace kernel: Gauss", at_least=0.005, on="fixed")
+def gauss_step() -> float:
+    """The counterexample of `softsort.balanced-gauss-is-unimodal`."""
+    return gauss_not_unimodal.check()
+
+
+@claim(
+    "softsort.balanced-gauss-is-unimodal",
+    kind="refutation",
+    on="fixed",
+    tolerance=0.005,
+    source="",
+    statement=r"“Every row of the balanced soft permutation peaks at its own rank.” With the Gauss kernel it need "
+    r"not: for $s = (0, 0, 1, 2)$ and $\tau = 5$ the third row is larger in the fourth column, 0.2703, than in the "
+    r"third, 0.2648.",
+    measured=r"this excess",
+)
+def gauss_not_unimodal() -> float:
+    """Counterexample by computation. The scaling of the outer score is so much larger than that of its neighbour
+    that it outweighs the kernel; $K_{ij} K_{jk} \\le K_{ik}$, on which `softsort.balanced-laplace-is-unimodal`
+    rests, is false for Gauss."""
+    p = ss.soft_permutation([0.0, 0.0, 1.0, 2.0], 5.0, power=2, sort="balanced")
+    return float(p[2, 3] - p[2, 2])
+
+
+@gauss_not_unimodal.without("the Gauss kernel: Laplace", at_least=0.01)
+def laplace_unimodal() -> float:
+    """The same row peaks at its own rank, by this much."""
+    p = ss.soft_permutation([0.0, 0.0, 1.0, 2.0], 5.0, sort="balanced")
+    return float(p[2, 2] - p[2, 3])
+
+
+@claim(
+    "softsort.bias",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="",
+    statement=r"The values of a SoftSort differ from the sorted scores by at most $|P s - s_{()}|_\infty \le \frac{(n "
+    r"- 1)\, \tau}{e}$ for $q = 1$, and by at most $(n - 1) \sqrt{\frac{\tau}{2 e}}$ for $q = 2$, whatever the scores.",
+    measured=r"largest excess over the bound, for $\tau$ from $10^{-3}$ to 10",
+)
+def bias(rng: np.random.Generator) -> float:
+    r"""$(P s)_i - s_{(i)} = \sum_j P_{ij} (s_j - s_{(i)})$, the term of rank $i$ vanishes, and $P_{ij} \le K_{ij}$,
+    as every row of K sums to at least 1. Each of the $n - 1$ other terms is at most $\max_t t\, e^{-t^q / \tau}$,
+    which is $\tau / e$ at $t = \tau$ for $q = 1$, and $\sqrt{\tau / (2 e)}$ at $t = \sqrt{\tau / 2}$ for $q = 2$."""
+    worst = -np.inf
+    for n in (2, 30):
+        s = rng.normal(size=n)
+        for tau in np.geomspace(1e-3, 10, 9):
+            for power, bound in ((1, (n - 1) * tau / np.e), (2, (n - 1) * np.sqrt(tau / (2 * np.e)))):
+                error = abs(ss.soft_sort(s, tau, power=power) - np.sort(s)).max()
+                worst = max(worst, float(error - bound))
+    return max(worst, 0.0)
+
+
+@bias.without("the bound's growth with $n$: a crowd at distance $\\tau$", at_least=1, on="fixed")
+def bias_of_a_crowd() -> float:
+    """One score against 99 at distance tau = 1 is drawn towards them by 99 / (99 + e), more than the tau / e of one."""
+    s = np.append(0.0, np.ones(99))
+    return float(abs(ss.soft_sort(s, 1.0)[0]) / (1 / np.e))
+
+
+def _jacobian(s: Array, tau: float, power: int, sort: str) -> Array:
+    """d(P s) / ds by central differences, in the order of the scores; s is sorted."""
+    step = 1e-6
+    columns = [
+        (
+            ss.soft_sort(s + step * unit, tau, power=power, sort=sort)
+            - ss.soft_sort(s - step * unit, tau, power=power, sort=sort)
+        )
+        for unit in np.eye(len(s))
+    ]
+    return np.array(columns).T / (2 * step)
+
+
+@claim(
+    "softsort.jacobian-sums",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-7,
+    source="",
+    statement=r"Away from ties the rows of the Jacobian $\partial (P s) / \partial s$ sum to 1, for both kernels, "
+    r"SoftSort and balanced. If balanced, the columns sum to 1 as well.",
+    measured=r"largest deviation of a sum, by central differences",
+)
+def jacobian_sums(rng: np.random.Generator) -> float:
+    r"""$P(s + t 1)\,(s + t 1) = P(s)\, s + t 1$: differentiate in $t$. Balanced, $1^\top P s = 1^\top s$ for all
+    $s$: differentiate in $s$. Entries may be negative: a score that moves away from its neighbours also has less
+    weight."""
+    s, worst = np.sort(rng.normal(size=12)), 0.0
+    for power, sort in KINDS:
+        rows = _jacobian(s, 0.3, power, sort)
+        worst = max(worst, float(abs(rows.sum(axis=1) - 1).max()))
+        if sort == "balanced":
+            worst = max(worst, float(abs(rows.sum(axis=0) - 1).max()))
+    return worst
+
+
+@jacobian_sums.without("balance, for the columns: SoftSort", at_least=0.05, on="fixed")
+def jacobian_columns() -> float:
+    """SoftSort does not keep the sum of the scores."""
+    return float(abs(_jacobian(np.array([0.0, 0.5, 2.0]), 0.5, 1, "soft").sum(axis=0) - 1).max())
+
+
+@claim(
+    "softsort.ranks-of-other-kernels",
+    kind="theorem",
+    on="seed",
+    tolerance=1e-12,
+    source="",
+    statement=r"In sorted order every block of the kernel above the diagonal has rank 1 for Laplace, $e^{-t}$, rank 2 "
+    r"for Matérn 3/2, $(1 + t)\, e^{-t}$, and rank 3 for Matérn 5/2, $(1 + t + \frac{t^2}{3})\, e^{-t}$. So "
+    r"recurrences of 1, 2 or 3 numbers apply it in linear time; the latter two are smooth at ties.",
+    measured="first singular value beyond that rank, relative to the largest, over all blocks of 30 scores, "
+    "Laplace's kernel being that of the package",
+)
+def ranks_of_kernels(rng: np.random.Generator) -> float:
+    r"""For $s < t$ the factor $e^{-(t - s)}$ is $e^s e^{-t}$, and a polynomial of degree $r$ in $t - s$ is a sum of
+    $r + 1$ products of a power of $s$ and a polynomial in $t$."""
+    s = np.sort(rng.normal(size=30))
+    t = s[:, None] - s
+    t, worst = abs(t), 0.0
+    laplace = ss.sort_kernel(s, 1.0)
+    for rank, kernel in ((1, laplace), (2, (1 + t) * np.exp(-t)), (3, (1 + t + t**2 / 3) * np.exp(-t))):
+        for place in range(rank + 1, 30 - rank):
+            values = np.linalg.svd(kernel[:place, place:], compute_uv=False)
+            worst = max(worst, float(values[rank] / values[0])) if len(values) > rank else worst
+    return worst
+
+
+@ranks_of_kernels.without("an exponential: the Gauss kernel", at_least=1e-6, on="fixed")
+def rank_of_gauss() -> float:
+    """Its blocks have full rank."""
+    values = np.linalg.svd(ss.sort_kernel(np.linspace(-2, 2, 30), 1.0, 2)[:15, 15:], compute_uv=False)
+    return float(values[3] / values[0])

@@ -127,12 +127,16 @@ def _regularisation(problem: Problem) -> float:
     needs=("ot",),
     source="peyre2019computational",
     statement=r"The Sinkhorn plan minimises $\langle C, G \rangle - \varepsilon H(G)$ over all plans, with the "
-    r"entropy $H(G) = -\sum_{ij} G_{ij} \log G_{ij}$. So no plan of equal cost has more entropy.",
-    measured=r"most by which the expected sliced plan or the independent coupling is below this minimum, "
-    r"relative to $\varepsilon$, a twentieth of the largest cost",
+    r"entropy $H(G) = -\sum_{ij} G_{ij} \log G_{ij}$: $\log G_{ij} + C_{ij} / \varepsilon$ is a sum $f_i + g_j$ "
+    r"wherever $a_i b_j > 0$. So no plan of equal cost has more entropy.",
+    measured=r"largest deviation of $\log G_{ij} + C_{ij} / \varepsilon$ from a sum, or most by which the expected "
+    r"sliced plan or the independent coupling is below the minimum, relative to $\varepsilon$, a twentieth of the "
+    r"largest cost",
 )
 def entropy_is_largest(problem: Problem) -> float:
-    """The objective is strictly convex, and the iteration converges to its minimum. The expected sliced plan and the
+    r"""The objective is strictly convex. Its gradient is $C_{ij} + \varepsilon (1 + \log G_{ij})$, and at a positive
+    plan it vanishes along all changes that keep the marginals if and only if it is a sum $f_i + g_j$. That fixes the
+    regularisation: with another one the sum would be off by a multiple of $C$. The expected sliced plan and the
     independent coupling are two other plans."""
     directions = problem.directions()
     sliced = expected.expected_sliced_plan(problem.x, problem.y, directions, problem.a, problem.b)
@@ -145,7 +149,19 @@ def entropy_is_largest(problem: Problem) -> float:
 
     least, ours = objective(entropic.plan), objective(sliced.plan.toarray())
     independent = objective(np.outer(problem.a, problem.b))
-    return max(0.0, least - min(ours, independent)) / reg
+    rows, columns = np.flatnonzero(problem.a), np.flatnonzero(problem.b)
+    sums = np.log(entropic.plan[np.ix_(rows, columns)])
+    sums += solvers.ground_cost(problem.x, problem.y)[np.ix_(rows, columns)] / reg
+    mixed = sums - sums[:1] - sums[:, :1] + sums[0, 0]
+    return max(0.0, (least - min(ours, independent)) / reg, float(abs(mixed).max()))
+
+
+@entropy_is_largest.without("the same $\\varepsilon$: twice the regularisation", at_least=0.01, on="fixed")
+def other_epsilon() -> float:
+    r"""$\log G + C / \varepsilon$ is then no sum."""
+    x, y = np.array([[0.0], [1.0]]), np.array([[0.2], [1.5]])
+    sums = np.log(solvers.sinkhorn_plan(x, y, 1.0).plan) + solvers.ground_cost(x, y) / 0.5
+    return float(abs(sums[0, 0] + sums[1, 1] - sums[0, 1] - sums[1, 0]))
 
 
 @claim(

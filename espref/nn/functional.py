@@ -104,7 +104,7 @@ def esp_attention(
     RuntimeError
         When the balanced scaling does not converge.
     NotImplementedError
-        For second derivatives.
+        For second derivatives, for forward-mode derivatives, and in an export to ONNX.
 
     See Also
     --------
@@ -221,7 +221,7 @@ def softmax_attention(
         if bias is not None:
             mask = bias.masked_fill(~has_key, 0).masked_fill(~mask, -torch.inf).to(query.dtype)
     matrix = None
-    if not need_weights:
+    if not need_weights and not operators.in_forward_mode():  # in which the fused kernels have no derivative
         output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     else:
         logits = (query * query.shape[-1] ** -0.5) @ key.mT  # (..., N, M); scaled first, so that float16 is wide enough
@@ -230,7 +230,8 @@ def softmax_attention(
         matrix = F.dropout(torch.softmax(logits, dim=-1), dropout)
         matrix = matrix if has_key is None else matrix.masked_fill(~has_key, 0)
         output = matrix @ value
-    return AttentionOutput(output if has_key is None else output.masked_fill(~has_key, 0), matrix)
+    output = output if has_key is None else output.masked_fill(~has_key, 0)
+    return AttentionOutput(output, matrix if need_weights else None)
 
 
 def differential_attention(

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import streaming
 from .streaming import Call
@@ -125,6 +126,10 @@ class _Transformed(torch.autograd.Function):
         return _differentiate(ctx, g, _, _TransformedBackward.apply)
 
     @staticmethod
+    def jvp(ctx: Any, *_: Tensor) -> None:
+        raise NotImplementedError("esp_attention: it has no forward-mode derivative; use reverse mode (jacrev, vjp)")
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
         return _item_by_item(_Transformed.apply)(info, in_dims, *arguments)
 
@@ -142,10 +147,21 @@ class _TransformedBackward(torch.autograd.Function):
         return _item_by_item(_TransformedBackward.apply)(info, in_dims, *arguments)
 
 
+def in_forward_mode() -> bool:
+    """Whether derivatives are taken along with values."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
 def apply(*arguments: Any) -> Tensor:
     """The output of :func:`esp_attention`, under every transform."""
+    if torch.onnx.is_in_onnx_export():
+        raise NotImplementedError(
+            "esp_attention: ONNX has no operators for it; use torch.export, or espref.nn.dense.esp_attention"
+        )
     nested = not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    function: Callable[..., tuple[Tensor, Tensor]] = _Transformed.apply if nested else esp_attention
+    function: Callable[..., tuple[Tensor, Tensor]] = esp_attention
+    if nested or in_forward_mode():
+        function = _Transformed.apply
     return function(*arguments)[0]
 
 

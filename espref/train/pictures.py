@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .._output import atomic
-from ..plot import new_figure
+from ..plot import house_style, new_figure
 from .config import Config
 from .data import Batch, Data, collate
 from .model import METRIC, build, predict
@@ -17,6 +17,7 @@ from .model import METRIC, build, predict
 Results = dict[str, dict[int, dict[str, Any]]]
 
 
+@house_style()
 def curves(path: Path, task: str, results: Results) -> None:
     """Loss and metric by epoch: one line per run, one colour per kind of attention."""
     figure, (left, right) = new_figure(9, 3.5, columns=2)
@@ -35,6 +36,7 @@ def curves(path: Path, task: str, results: Results) -> None:
 
 
 @torch.no_grad()
+@house_style()
 def attention_maps(path: Path, data: Data, configs: dict[str, Config], out: Path) -> None:
     """Attention of the last encoder block on the first test item, averaged over heads, for each kind of attention."""
     batch = collate(data.task, [data.test[0]])
