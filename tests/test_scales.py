@@ -17,13 +17,15 @@ def test_moments(problem: Problem) -> None:
     weights = [np.full(len(c), 1 / len(c)) if w is None else w for c, w in ((x, a), (y, b))]
     u, v, shift, scale = standardise(x, y, "each", a, b)
     for cloud, w in ((u, weights[0]), (v, weights[1])):
-        spread = np.ptp(cloud[w > 0], axis=0) > 0
+        cloud, w = cloud[w > 0], w[w > 0]
+        spread = np.ptp(cloud, axis=0) > 0
         assert np.allclose(w @ cloud, 0, rtol=0, atol=1e-7)  # spreads down to 1e-10 of the coordinates
         assert np.allclose((w @ cloud**2)[spread], 1, rtol=1e-7)
     assert np.allclose(u * scale[0] + shift[0], x, rtol=0, atol=1e-12 * abs(x).max())
     u, v, shift, scale = standardise(x, y, "joint", a, b)
     both, mixed = np.vstack([u, v]), np.concatenate([weights[0], weights[1]]) / 2
-    spread = np.ptp(both[mixed > 0], axis=0) > 0
+    both, mixed = both[mixed > 0], mixed[mixed > 0]
+    spread = np.ptp(both, axis=0) > 0
     assert np.allclose(mixed @ both, 0, rtol=0, atol=1e-9)
     assert np.allclose((mixed @ both**2)[spread], 1, rtol=1e-9)
     assert np.array_equal(shift[0], shift[1]) and np.array_equal(scale[0], scale[1])
