@@ -76,7 +76,7 @@ class EncoderBlock(nn.Module):
 
     See Also
     --------
-    Encoder, DecoderBlock
+    espref.nn.blocks.Encoder, DecoderBlock
 
     Examples
     --------

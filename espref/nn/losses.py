@@ -100,10 +100,11 @@ def est_loss(
 
     Notes
     -----
-    Plans are piecewise constant in the points, so that, wherever no direction ties two of them,
+    Plans are piecewise constant in the points. With $F = \sum_l w_l c_l$ and $r_{ij} = x_i - y_j$, wherever no
+    direction ties two points of a cloud,
 
-    $$\frac{\partial\, \mathrm{EST}_p^p}{\partial x_i} = \sum_l w_l\, (1 - \beta (c_l - \mathrm{EST}_p^p))
-      \sum_j G_{l,ij}\; p\, |x_i - y_j|^{p-2} (x_i - y_j) .$$
+    $$\frac{\partial F}{\partial x_i} = \sum_l w_l\, (1 - \beta (c_l - F))
+      \sum_j G_{l,ij}\; p\, |r_{ij}|^{p-2}\, r_{ij} .$$
 
     Where two points swap their places along a direction the loss may jump; a gradient is that of the plans at hand.
     The gradient in the weights is that of the loss of a / sum a. Weights are cumulated in float64, whatever their type,
