@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ._checks import check_options
 from .exchanged import padding_of
 from .functional import esp_attention
-from .known import attention_modules, type_name
+from .known import attention_modules, grouped, names_used, type_name
 
 #: Arguments that models hand through to their attention and that change nothing in it.
 _HARMLESS = {"output_attentions", "output_hidden_states", "return_dict", "use_cache", "position_ids", "cache_position"}
@@ -98,7 +98,9 @@ def register_with_transformers(
     _registered[name] = settings
 
 
-def set_encoder_attention(model: nn.Module, name: str = "esp") -> nn.Module:
+def set_encoder_attention(
+    model: nn.Module, name: str = "esp", *, where: Callable[[str, nn.Module], bool] | None = None
+) -> nn.Module:
     """Let the encoder of a model of transformers call a registered attention, and nothing else in the model.
 
     An encoder and a decoder often share one configuration, so that ``set_attn_implementation`` would switch both; here
@@ -110,6 +112,8 @@ def set_encoder_attention(model: nn.Module, name: str = "esp") -> nn.Module:
         An encoder, or a model with an encoder and a decoder, whose encoder is meant.
     name : str
         A name given to :func:`register_with_transformers`.
+    where : function, optional
+        From the path in the encoder and the attention module to whether it has to call the function; all by default.
 
     Returns
     -------
@@ -131,23 +135,17 @@ def set_encoder_attention(model: nn.Module, name: str = "esp") -> nn.Module:
     >>> from transformers import AutoModel  # doctest: +SKIP
     >>> from espref.nn import register_with_transformers, set_encoder_attention
     >>> register_with_transformers()  # doctest: +SKIP
-    >>> model = AutoModel.from_pretrained("t5-small")  # doctest: +SKIP
+    >>> model = AutoModel.from_pretrained("facebook/bart-base")  # doctest: +SKIP
     >>> model = set_encoder_attention(model, "esp")  # doctest: +SKIP
     """
     if name not in _registered:
         raise ValueError(f"name: expected one given to register_with_transformers, got {name!r}")
     encoder = _encoder_of(model)
-    silent = [
-        f"{path or type(encoder).__name__} ({type_name(module)})"
-        for path, module in attention_modules(encoder).items()
-        if not _calls_interface(module)
-    ]
-    calling = [module for module in encoder.modules() if _calls_interface(module)]
-    if silent or not calling:
-        raise ValueError(
-            "model: expected modules that call the registered function, got "
-            + ("; ".join(silent) or f"none that does in {type(encoder).__name__}")
-        )
+    attention = {path: x for path, x in attention_modules(encoder).items() if where is None or where(path, x)}
+    silent = {path: type_name(x) for path, x in attention.items() if not _calls_interface(x)}
+    if silent or not attention:
+        found = "; ".join(grouped(silent)) or f"no attention in {type(encoder).__name__}"
+        raise ValueError(f"model: expected attention that calls the registered function, got {found}")
     copies: dict[int, Any] = {}
     for module in encoder.modules():
         config: Any = getattr(module, "config", None)
@@ -267,6 +265,4 @@ def _encoder_of(model: nn.Module) -> nn.Module:
 
 def _calls_interface(module: nn.Module) -> bool:
     """Whether the code of the module's class looks up the function that is registered."""
-    methods = (getattr(x, "__wrapped__", x) for base in type(module).__mro__ for x in vars(base).values())
-    names = {name for x in methods if inspect.isfunction(x) for name in x.__code__.co_names}
-    return "ALL_ATTENTION_FUNCTIONS" in names
+    return "ALL_ATTENTION_FUNCTIONS" in names_used(module)
