@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: verify test test-blas test-pythons lint packages resolve lock citation hooks docs docs-test bench trust fuzz mutants clean help
+.PHONY: verify test models test-blas test-pythons lint packages resolve lock citation hooks docs docs-test bench trust fuzz mutants clean help
 
 help:
 	@echo "make verify      measure every claim of the ledger, on synthetic and real data"
 	@echo "make test        run the tests"
 	@echo "make test-blas   the numerical tests again, on other kernels of BLAS and NumPy"
+	@echo "make models      attention exchanged in models of timm, transformers and peft"
 	@echo "make lint        style, formatting and types"
 	@echo "make packages    wheel and sdist, built, installed and tried in new environments"
 	@echo "make docs        the site in docs/_build/html: every tutorial and every claim is run"
@@ -30,6 +31,9 @@ verify: .venv/.verify
 
 test: .venv/.test
 	$(BIN)/python -m pytest -n auto
+
+models: .venv/.models
+	$(BIN)/python -m pytest -n auto tests/models
 
 test-blas: .venv/.test
 	$(BIN)/python tests/second_blas.py
@@ -71,13 +75,15 @@ docs-test: docs .venv/.test
 bench: .venv/.test
 	$(BIN)/espref bench
 
-trust: .venv/.test
+trust: .venv/.test .venv/.models
 	$(BIN)/python -m pytest -m trust
 	$(BIN)/python tests/oracle_errors.py
 	$(BIN)/espref bench numerics --json docs/records/numerics-cpu.json
 	$(BIN)/espref bench large --json docs/records/large-cpu.json
 	$(BIN)/python tests/packages.py range
 	$(BIN)/python tests/packages.py torch
+	$(BIN)/python tests/models/timm_families.py
+	$(BIN)/python tests/models/transformers_families.py
 
 fuzz: .venv/.test
 	ESPREF_FUZZ=100000 $(BIN)/python -m pytest tests/test_fuzz.py tests/nn/test_nn_fuzz.py
@@ -107,6 +113,12 @@ clean:
 .venv/.test: .venv/bin/pip pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[test,train]'
 	@touch $@ .venv/.verify
+
+# timm without what it requires: it imports torchvision, for which tests/models has a stand-in, and calls nothing of it.
+.venv/.models: .venv/bin/pip pyproject.toml constraints.txt Makefile
+	$(INSTALL) --editable '.[models]'
+	$(INSTALL) --no-deps timm==1.0.31
+	@touch $@
 
 .venv/.mutants: .venv/bin/pip pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[mutants]'

@@ -47,6 +47,9 @@ from .planfree import planfree_attention
 # what a plan does to points
 from .maps import WeightedCloud, barycentric_map, displacement_interpolation, extend_map
 
+# units of the coordinates
+from .scales import Standardised, standardise
+
 # citing
 from .citation import cite
 
@@ -89,6 +92,8 @@ __all__ = [
     "barycentric_map",
     "extend_map",
     "displacement_interpolation",
+    "Standardised",
+    "standardise",
     "cite",
 ]
 

@@ -12,7 +12,7 @@ import pytest
 from scipy import sparse
 
 import espref
-from espref import benchmarks, expected_sliced_plan, sample_directions, transport_cost
+from espref import benchmarks, expected_sliced_plan, sample_directions, standardise, transport_cost
 from espref.app import cli, plan
 from espref.claims import LEDGER, circle, measurements, real_problems
 from espref.claims import expected as expected_claims
@@ -301,3 +301,14 @@ def test_real_problems_are_deterministic():
     """The same seed draws the same pixels and digits."""
     for first, second in zip(real_problems(4), real_problems(4), strict=True):
         assert np.array_equal(first.x, second.x) and np.array_equal(first.b, second.b)
+
+
+@pytest.mark.parametrize(("how", "said"), [("joint", "together"), ("each", "each by itself")])
+def test_standardised_plan(capsys, clouds, how, said):
+    """The plan between clouds in standard units, and a line that says so."""
+    code, out, _ = run(capsys, "plan", "x.csv", "y.npy", "-o", "q.npz", "--standardise", how, "--slices", "5")
+    assert code == 0 and f"standardised {said}: mean 0, deviation 1" in out
+    scaled = standardise(*clouds, how)
+    expected = expected_sliced_plan(scaled.x, scaled.y, sample_directions(5, 2, rng=0)).cost
+    with np.load("q.npz") as saved:
+        assert saved["standardise"] == how and saved["cost"] == pytest.approx(expected, rel=1e-12)

@@ -166,6 +166,7 @@ def calls(draw: st.DrawFn) -> tuple[Callable, dict[str, Any]]:
         "n_directions": draw(st.integers(1, 12)),
         "dim": draw(st.integers(1, 5)),
         "method": draw(st.sampled_from(["random", "orthogonal", "sobol", "equispaced", "lebedev", "axes"])),
+        "how": draw(st.sampled_from(["joint", "each"])),
         "rng": draw(st.integers(0, 5)),
     }
     if function in (espref.soft_line_plan, espref.line_plan, espref.line_cost, espref.line_potentials):
@@ -222,6 +223,7 @@ FUNCTIONS = [
     espref.planfree_attention,
     espref.barycentric_map,
     espref.extend_map,
+    espref.standardise,
     espref.displacement_interpolation,
     exact_plan,
 ]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from espref._output import FileError
 from espref.app.files import read_clouds, read_points, read_weights
@@ -308,3 +309,49 @@ def test_names_in_parquet(tmp_path):
         read_points(path)
     parquet.write_table(columns.replace_schema_metadata({"pandas": '{"index_columns": ["id"]}'}), path)
     assert read_points(path).tolist() == [[0.5], [0.25]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "-1,364e+01\n2,189e+00\n",
+        "x\n1,5E3\n2,5E3\n",
+        '"a b"\nr0 28,7\nr1 -4,9\n',
+        'n "a b"\n5 1,25e+01\n6 7,76e+00\n8 9,5e+00\n',
+        '"v"\n"1" "0,5"\n"2" "0,7"\n',
+    ],
+)
+def test_decimal_commas_are_not_delimiters(tmp_path, text):
+    """Exponents, quotes and names of rows do not hide that a comma may be decimal."""
+    with pytest.raises(FileError, match="decimal comma"):
+        table(tmp_path, text)
+    assert table(tmp_path, text, decimal=",", index_column="n " in text or None).values.shape[1] == 1
+
+
+INDEX = {"none": None, "pandas": "", "R": '""', "rownames": "rownames", "shorter header": None}
+
+
+@given(
+    values=arrays(np.int64, st.tuples(st.integers(3, 6), st.integers(1, 4)), elements=st.integers(-9999, 9999)),
+    signs=st.sampled_from([(".", ","), (".", ";"), (".", "\t"), (".", " "), (",", ";"), (",", "\t"), (",", " ")]),
+    style=st.sampled_from(["{:.3f}", "{:.17e}", "{:g}"]),
+    head=st.sampled_from(["names", "a name", "0", None]),
+    index=st.sampled_from(sorted(INDEX)),
+    marks=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+def test_right_or_refused(values, signs, style, head, index, marks, tmp_path_factory):
+    """However a table of fractions is saved, with or without numbers of its rows: it is read right, or refused."""
+    decimal, delimiter = signs
+    texts = [[style.format(value / 1000 + 0.0005).replace(".", decimal) for value in row] for row in values]
+    rows = [[*([] if index == "none" else [f'"{k}"']), *row] for k, row in enumerate(texts, 1)]
+    if head is not None:
+        names = [str(k) if head == "0" else f'"{head} {k}"' for k in range(values.shape[1])]
+        rows.insert(0, ([] if INDEX[index] is None else [INDEX[index]]) + names)
+    text = ("\ufeff" if marks[0] else "") + ("\r\n" if marks[1] else "\n").join(map(delimiter.join, rows))
+    path = tmp_path_factory.mktemp("tables") / "x.csv"
+    path.write_bytes(text.encode("utf-8") + b"\n\n" * marks[2])
+    try:
+        found = read_points(path)
+    except FileError:
+        return
+    assert np.array_equal(found, [[float(word.replace(",", ".")) for word in row] for row in texts])

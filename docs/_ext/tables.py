@@ -2,6 +2,7 @@
 
 * ``{records}``: committed records by name, the files ``docs/records/*.json`` that ``espref bench`` and the tests write.
 * ``{studies}``: the committed records of ``espref train study``, ``docs/records/train-*.json``.
+* ``{models}``: the committed records of models of timm and transformers with another attention in them.
 * ``{deviations}``: ``espref.deviations``, with the name of the test of each row.
 * ``{measured}`RECORD | ROW | UNIT```: one number of a committed record, with its unit; "number" gives the number alone,
   and "detail" the details.
@@ -162,6 +163,35 @@ def study_table(title: str, runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+class Models(Table):
+    """``{models}``: the record that its content names, ``models-timm`` or ``models-transformers``, as a table.
+
+    Rows whose reason is that of many others, because the model is causal or has no attention, share one.
+    """
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        rows = read(Path(self.env.srcdir) / "records" / f"{self.content[0]}.json")["rows"]
+        shared: dict[str, list[str]] = {}
+        lines = ["```{div} small-table", "| model | result | reason, or largest difference |", "|---|---|---|"]
+        for row in rows:
+            result, _, detail = row["detail"].partition(". ")
+            if row["ok"]:
+                count = f"{row['measured']:.0f} modules exchanged, " if row["unit"] == "modules exchanged" else ""
+                lines.append(
+                    f"| {escape(row['name'])} | **exact** | {count}{escape(row['detail'].removeprefix('exact. '))} |"
+                )
+            elif detail.startswith("causal") or not detail:
+                shared.setdefault(f"{result}. {detail}".rstrip(". "), []).append(row["name"])
+            else:
+                lines.append(f"| {escape(row['name'])} | {escape(result)} | {escape(detail)} |")
+        for text, names in shared.items():
+            result, _, detail = text.partition(". ")
+            lines.append(f"| {escape(', '.join(names))} | {escape(result)} | {escape(detail)} |")
+        return self.parsed([*lines, "```", "", *measured_with(distinct(row["environment"] for row in rows))])
+
+
 class Deviations(Table):
     """``{deviations}``: where paper, released code, POT and espref differ."""
 
@@ -247,6 +277,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_role("measured", Measured())
     app.add_directive("records", Records)
     app.add_directive("studies", Studies)
+    app.add_directive("models", Models)
     app.add_directive("deviations", Deviations)
     app.add_directive("supported", Supported)
     app.add_directive("extras", Extras)

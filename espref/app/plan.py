@@ -20,6 +20,7 @@ from ..directions import METHODS, direction_weights, sample_directions
 from ..expected import SlicedPlan, expected_sliced_plan
 from ..lift import transport_cost
 from ..plot import house_style
+from ..scales import HOW, standardise
 from .files import Clouds, add_file_options, inputs_of, read_clouds
 from .numbers import option_number, option_whole
 
@@ -49,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     p = "exponent of the ground cost |x - y|^p (default 2)"
     parser.add_argument("--p", type=option_number, default=2.0, help=p)
     parser.add_argument("--seed", type=option_whole, default=0, help="of random directions (default 0)")
+    units = "mean 0 and standard deviation 1 in every column: of both clouds together, or of each by itself"
+    parser.add_argument("--standardise", choices=HOW, help=units)
     add_file_options(parser)
 
 
@@ -60,9 +63,13 @@ def run_command(options: argparse.Namespace) -> int:
     if options.png and find_spec("matplotlib") is None:
         raise ImportError("--png needs matplotlib: pip install 'espref[verify]'")
     clouds = read_clouds(options)
-    x, y, a, b = clouds[:4]
     for line in clouds.said:
         print(line)
+    if options.standardise:
+        scaled = standardise(*clouds[:2], options.standardise, *clouds[2:4])
+        clouds = clouds._replace(x=scaled.x, y=scaled.y)
+        print(f"standardised {'together' if options.standardise == 'joint' else 'each by itself'}: mean 0, deviation 1")
+    x, y, a, b = clouds[:4]
     default = x.shape[1] if options.method == "axes" else SLICES.get(options.method, DEFAULT_SLICES)
     count = as_count(default if options.slices is None else options.slices, "--slices")
     seed = as_count(options.seed, "--seed", least=0)
@@ -97,6 +104,7 @@ def _about(
         "p": options.p,
         "method": options.method,
         "seed": options.seed,
+        "standardise": options.standardise or "",
         "columns": np.array(clouds.names or [], dtype=str),
         "version": made_with["espref"],
         "commit": made_with["commit"] or "",

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from .._output import FileError
 
+#: What may be one number with a decimal comma.
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?", re.ASCII)
+
 #: As many lines as tell the delimiter.
 SAMPLE = 1000
 
@@ -96,7 +99,7 @@ def delimiter_of(path: Path, lines: list[tuple[int, str]], form: Format) -> str:
         return next((d for d in ("\t", ";", " ") if d in widths), "\t")
     if "," in widths:
         body = sample[1:] if len(sample) > 1 and widths[","][0] == 1 else sample
-        pairs = all(re.fullmatch(r"\s*[+-]?\d+,\d+\s*", line, re.ASCII) for line in body)
+        pairs = all(_DECIMAL_COMMA.fullmatch(line.strip()) for line in body)
         if pairs or all(any("," in cell for cell in _blank_split(line)) for line in body):
             _refuse_decimal_comma(path, lines, body, pairs)
         return ","
@@ -104,9 +107,9 @@ def delimiter_of(path: Path, lines: list[tuple[int, str]], form: Format) -> str:
 
 
 def _blank_split(line: str) -> list[str]:
-    """The cells between blanks, if all of them look like numbers with a decimal comma; else none."""
-    cells = line.split()
-    return cells if len(cells) > 1 and all(re.fullmatch(r"[+-]?\d+(,\d+)?", cell, re.ASCII) for cell in cells) else []
+    """The cells between blanks, if all those with a comma look like numbers with a decimal comma; else none."""
+    cells = [cell.strip('"') for cell in line.split()]
+    return cells if len(cells) > 1 and all("," not in cell or _DECIMAL_COMMA.fullmatch(cell) for cell in cells) else []
 
 
 def _refuse_decimal_comma(path: Path, lines: list[tuple[int, str]], body: list[str], pairs: bool) -> None:

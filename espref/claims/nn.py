@@ -345,18 +345,18 @@ def not_annealed(rng: np.random.Generator) -> float:
 def temperatures() -> float:
     """Tau is a multiple of the spread of the scores, beta of one over the spread of the costs of the slices; the
     derivation is in espref.nn.temperatures."""
-    return _factor(None, None)
+    return _factor(((16, 16), (16, 256), (64, 16), (64, 64), (128, 16), (128, 64)), None, None)
 
 
 @temperatures.without("the sizes: $\\tau = 0.1$ and $\\beta = 1$ at every size", at_least=5.0)
 def fixed_temperatures() -> float:
     """At head dimension 64 and more, that is mean pooling."""
-    return _factor(0.1, 1.0)
+    return _factor(((64, 16), (64, 64)), 0.1, 1.0)
 
 
-def _factor(tau: float | None, beta: float | None) -> float:
+def _factor(sizes: tuple[tuple[int, int], ...], tau: float | None, beta: float | None) -> float:
     worst = 1.0
-    for seed, (head_dim, n) in enumerate(((16, 16), (16, 256), (64, 16), (64, 64), (128, 16), (128, 64))):
+    for seed, (head_dim, n) in enumerate(sizes):
         softmax, esp = _deviation_and_gradient(seed, head_dim, 8, n, tau, beta)
         for one, other in zip(softmax, esp, strict=True):
             worst = max(worst, one / other, other / one)

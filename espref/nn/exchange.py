@@ -10,7 +10,7 @@ from torch import nn
 
 from .esp import EspAttention
 from .exchanged import LAYOUTS, ExchangedAttention, reason_against_parts
-from .known import NO_ATTENTION, attention_modules, reason_against, type_name
+from .known import NO_ATTENTION, attention_modules, grouped, reason_against, type_name
 from .multihead import MultiheadBase
 
 _HOOKS = (
@@ -39,8 +39,8 @@ class SwapReport(NamedTuple):
     left: dict[str, str]  #: all others -> their type, and why they cannot be exchanged if they cannot
 
     def __str__(self) -> str:
-        lines = [f"exchanged: {len(self.exchanged)}", *_grouped(self.exchanged)]
-        return "\n".join([*lines, f"left: {len(self.left)}", *_grouped(self.left)])
+        lines = [f"exchanged: {len(self.exchanged)}", *(f"  {line}" for line in grouped(self.exchanged))]
+        return "\n".join([*lines, f"left: {len(self.left)}", *(f"  {line}" for line in grouped(self.left))])
 
 
 def swap_attention(
@@ -113,7 +113,7 @@ def swap_attention(
                     reasons[old] = reason
     if reasons:
         refused = {path: f"{type_name(old)}: {reasons[old]}" for path, old in chosen.items() if old in reasons}
-        raise ValueError("\n".join(["; ".join(_grouped(refused)).strip(), "where= leaves such modules out"]))
+        raise ValueError("\n".join(["; ".join(grouped(refused)), "where= leaves such modules out"]))
     for path, old in chosen.items():
         if path:
             parent, _, name = path.rpartition(".")
@@ -246,13 +246,3 @@ def _finished(new: nn.Module, old: nn.Module) -> nn.Module:
             new.__dict__[name] = old.__dict__[name]
     new.__dict__["exchanged_from"] = old.__dict__.get("exchanged_from", type_name(old))
     return new.train(old.training)
-
-
-def _grouped(found: dict[str, str]) -> list[str]:
-    """One line for each text: the first path, how many more there are, and the text."""
-    paths: dict[str, list[str]] = {}
-    for path, text in found.items():
-        paths.setdefault(text, []).append(path or "model")
-    return [
-        f"  {first}{f' and {len(others)} more' if others else ''}: {text}" for text, (first, *others) in paths.items()
-    ]

@@ -165,15 +165,30 @@ def _only_holds(module: nn.Module) -> bool:
 
 def _computes(module: nn.Module) -> bool:
     """Whether the code of its class calls one of the functions of attention, or has heads and calls a softmax."""
-    names = {name for code in _codes(type(module)) for name in code.co_names}
+    names = names_used(module)
     has_heads = any(isinstance(getattr(module, name, None), int) for name in _HEADS)
     return bool(names & _CALLS) or ("softmax" in names and has_heads)
 
 
+def names_used(module: nn.Module) -> set[str]:
+    """The attributes and global names in the code of the module's class."""
+    return {name for code in _codes(type(module)) for name in code.co_names}
+
+
+def grouped(found: dict[str, str]) -> list[str]:
+    """One text for each value: the first path, how many more there are, and the value."""
+    paths: dict[str, list[str]] = {}
+    for path, text in found.items():
+        paths.setdefault(text, []).append(path or "model")
+    return [
+        f"{first}{f' and {len(others)} more' if others else ''}: {text}" for text, (first, *others) in paths.items()
+    ]
+
+
 def _codes(kind: type) -> Iterator[CodeType]:
-    """The code of all methods of a class, those of ``nn.Module`` left out."""
+    """The code of all methods of a class, those of ``nn.Module`` and of transformers' base class left out."""
     for base in kind.__mro__:
-        if base in (nn.Module, object):
+        if base in (nn.Module, object) or base.__module__ == "transformers.modeling_utils":
             continue
         for value in vars(base).values():
             function = getattr(value, "__wrapped__", value)

@@ -27,12 +27,17 @@ class Kernel(NamedTuple):
     ends: Tensor  # (B, G, 2, k)  last points; first points, negated and read backwards: where carries are summed
     tau: Tensor | None  # (B,)  None: the limit tau -> 0, the indicator of equal scores
 
-    def product(self, x: Tensor) -> Image:
-        """K x for x (B, G, n, d): O(n d) time and memory."""
-        inside = self.inside @ _split(x)  # (B, G, k, c, d)
-        carries = _carries(self, inside[..., -1, :], inside[..., 0, :])
+    def product(self, x: Tensor, columns: int | None = None) -> Image:
+        """K x for x (B, G, n, d), or for its first columns only: O(n d) time and memory."""
+        values = _split(x)
+        inside = self.inside @ values[..., :columns]  # (B, G, k, c, columns)
+        last, first = inside[..., -1, :], inside[..., 0, :]
+        if columns is not None and columns < x.shape[-1] and values.shape[-3] > 1:
+            ends = self.inside[..., [-1, 0], :] @ values[..., columns:]  # (B, G, k, 2, d - columns)
+            last, first = (torch.cat([y, z], dim=-1) for y, z in ((last, ends[..., 0, :]), (first, ends[..., 1, :])))
+        carries = _carries(self, last, first)
         if carries is not None:
-            inside.flatten(0, -3).baddbmm_(self.into.flatten(0, -3), carries.flatten(0, -3))
+            inside.flatten(0, -3).baddbmm_(self.into.flatten(0, -3), carries[..., :columns].flatten(0, -3))
         return Image(x, inside.flatten(-3, -2)[..., : x.shape[-2], :], carries)
 
 
@@ -40,7 +45,7 @@ class Image(NamedTuple):
     """K x, and what its gradient needs."""
 
     x: Tensor  # (B, G, n, d)
-    value: Tensor  # (B, G, n, d)  K x
+    value: Tensor  # (B, G, n, d)  K x, or its first columns
     carries: Tensor | None  # (B, G, k, 2, d)  what comes into each chunk; None for a single chunk and dense kernels
 
 

@@ -51,11 +51,10 @@ class Tokens(NamedTuple):
         x = torch.cat([self.centred, self.rest], dim=-1)
         return sort_tokens(s, x, squares, self.valid, tau, sort, power)
 
-    def backward(
-        self, sort: SortedTokens, directions: Directions, image: Tensor, left: Tensor, squares: Tensor
-    ) -> Gradients:
-        """From the gradients to what :meth:`sorted` returns, as in :meth:`SortedTokens.backward`."""
-        found, dim = sort.backward(image, left, squares), self.centred.shape[-1]
+    def backward(self, sort: SortedTokens, directions: Directions, gradient: SortGradient, rest_too: bool) -> Gradients:
+        """From the gradients to what :meth:`sorted` returns. Unless ``rest_too``, that to the rest may be empty."""
+        dim, (image, left, squares) = self.centred.shape[-1], gradient
+        found = sort.backward(image, left, squares, image.shape[-1] if rest_too else dim)
         x = found.tokens[..., :dim] + 2 * found.squares[..., None] * (self.centred + self.shift)
         if isinstance(directions, slice):
             x[..., directions] += found.scores.mT

@@ -28,13 +28,13 @@ class SoftSort(NamedTuple):
     tau: Tensor | None  # (B,)  None: the hard limit
     kernel: Kernel | Tensor | None  # Laplace; Gauss, dense (B, G, N, N); None: the identity
 
-    def product(self, x: Tensor) -> Image:
-        """K x: ranks to ranks, (B, G, N, E)."""
+    def product(self, x: Tensor, columns: int | None = None) -> Image:
+        """K x: ranks to ranks, (B, G, N, E), or its first columns."""
         if self.kernel is None:
-            return Image(x, x, None)
+            return Image(x, x[..., :columns], None)
         if isinstance(self.kernel, Tensor):
-            return Image(x, self.kernel @ x, None)
-        return self.kernel.product(x)
+            return Image(x, self.kernel @ x[..., :columns], None)
+        return self.kernel.product(x, columns)
 
     def gradient(self, g: Image, x: Image) -> tuple[Tensor, Tensor]:
         """The gradients of <g, K x> to the sorted scores, (B, G, N), and to tau, (B,)."""
@@ -110,13 +110,16 @@ class SortedTokens(NamedTuple):
         """P^T diag(1 / left) x: ranks (B, G, N, E) to points (B, G, N, E)."""
         return self._to_points(self.sort.product(x).value)
 
-    def backward(self, image: Tensor, left: Tensor, squares: Tensor) -> TokenGradients:
-        """From the gradients to ``value`` (B, G, N, E), ``left`` (B, G, N) and ``squares`` (B, G)."""
+    def backward(self, image: Tensor, left: Tensor, squares: Tensor, columns: int) -> TokenGradients:
+        """From the gradients to ``value`` (B, G, N, E), ``left`` (B, G, N) and ``squares`` (B, G).
+
+        At least to the first columns of the tokens.
+        """
         if self.balanced:
             return self._balanced_backward(image, left, squares)
         left = left + squares[..., None] * self.image.value[..., 1]
         head = torch.stack([-left * self.left.square(), squares[..., None] * self.left], dim=-1)  # (B, G, N, 2)
-        g = self.sort.product(torch.cat([head, image], dim=-1))
+        g = self.sort.product(torch.cat([head, image], dim=-1), 2 + columns)
         slope, tau = self.sort.gradient(g, self.image)
         points = self._to_points(g.value).sum(1)  # (B, N, 2 + E)
         return TokenGradients(points[..., 2:], points[..., 1], permute_back(slope, self.sort.order), tau)

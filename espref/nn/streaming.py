@@ -89,8 +89,8 @@ def backward(g: Tensor, output: Tensor, costs: Tensor, call: Call) -> Gradients:
         beta -= (excess * costs[:, part]).sum(1)
         of_cost = (-call.beta[:, None] * excess).to(dtype)
         to_source, to_target = terms.backward(weights[:, part].to(dtype), of_cost, products)
-        source = queries.backward(terms.source, directions, *to_source)
-        target = keys.backward(terms.target, directions, *to_target)
+        source = queries.backward(terms.source, directions, to_source, rest_too=False)
+        target = keys.backward(terms.target, directions, to_target, rest_too=True)
         q, k, v, tau = q + source.x, k + target.x, v + target.rest, tau + source.tau + target.tau
         if source.directions is not None and target.directions is not None:
             turns.append(source.directions + target.directions)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
-pytest.importorskip("timm", reason="run by make models")
+if importlib.util.find_spec("timm") is None:  # importing it takes the stand-in of conftest.py
+    pytest.skip("run by make models", allow_module_level=True)
 import timm_families as families  # noqa: E402
 
 from espref.benchmarks import records  # noqa: E402
@@ -38,13 +41,11 @@ def test_outcome_is_the_recorded_one(name: str) -> None:
 def test_models_are_unchanged(name: str) -> None:
     """With softmax attention in its place, to 1e-5; attention that normalises otherwise does change the outputs."""
     softmax, sinkhorn = families.difference(name)
-    assert softmax <= families.TOLERANCE and sinkhorn > 100 * families.TOLERANCE
+    assert softmax <= families.TOLERANCE and sinkhorn > families.EFFECT
 
 
 def test_every_type_that_is_named_exists() -> None:
     """A type that timm has renamed would no longer be recognised."""
-    import importlib
-
     for name in (*LAYOUTS, *OTHERS, *NO_ATTENTION):
         module, _, kind = name.rpartition(".")
         assert isinstance(getattr(importlib.import_module(module), kind), type), name
@@ -57,7 +58,8 @@ def test_padding_of_naflexvit() -> None:
     model.blocks = model.blocks[:2]
     coordinates = torch.stack(torch.meshgrid(torch.arange(3), torch.arange(4), indexing="ij"), dim=-1).reshape(1, 12, 2)
     patches, valid = torch.randn(2, 12, 768), torch.arange(12) < torch.tensor([[12], [8]])
-    batch = {"patches": patches, "patch_coord": coordinates.repeat(2, 1, 1), "patch_valid": valid}
+    coordinates = coordinates * valid[..., None]  # the grid of an item is as large as its largest coordinates
+    batch = {"patches": patches, "patch_coord": coordinates, "patch_valid": valid}
     alone = {name: x[1:, :8] for name, x in batch.items()}
     with torch.no_grad():
         before = model(batch)

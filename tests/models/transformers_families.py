@@ -59,6 +59,11 @@ MORE = {
     "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
 }
+#: Sound: norms over time would mix padding in, whatever the attention is.
+WAVES = ("data2vec-audio", "hubert", "omniasr_audio", "sew", "unispeech", "unispeech-sat", "wav2vec2", "wavlm")
+MORE |= {key: {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "mask_time_prob": 0.0} for key in WAVES}
+MORE |= {key: {"max_source_positions": 16} for key in ("whisper", "qwen2_audio_encoder")}
+CAUSAL = "causal: a doubly stochastic triangular matrix is the identity"
 MOST_PARAMETERS = 30_000_000
 
 
@@ -104,7 +109,11 @@ def built(kind: str) -> nn.Module | None:
             if size > MOST_PARAMETERS:
                 return None
             torch.manual_seed(0)
-            return AutoModel.from_config(config).eval()
+            model = AutoModel.from_config(config).eval()
+            for parameter in model.parameters():  # a bias that is zero would not be seen
+                if not parameter.any():
+                    nn.init.normal_(parameter, std=0.1)
+            return model
         except Exception:  # whatever a configuration of these sizes runs into
             return None
 
@@ -126,6 +135,14 @@ def inputs(model: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, torch.T
         height, width = (size, size) if isinstance(size, int) else size
         pixels = torch.randn(2, getattr(model.config, "num_channels", 3), height, width)
         return {"pixel_values": pixels}, {"pixel_values": pixels[1:]}
+    if name == "input_values":
+        sound, keep = torch.randn(2, 8000), torch.arange(8000) < torch.tensor([[8000], [5000]])
+        batch = {"input_values": sound * keep, "attention_mask": keep.long()}
+        return batch, {name: x[1:, :5000] for name, x in batch.items()}
+    if name == "input_features":
+        mels = getattr(model.config, "num_mel_bins", 80)
+        features = torch.randn(2, mels, 2 * getattr(model.config, "max_source_positions", 20))
+        return {"input_features": features}, {"input_features": features[1:]}
     raise NotImplementedError(name)
 
 
@@ -160,9 +177,11 @@ def outcome(kind: str) -> Outcome | None:
         with counted(calls):
             error = error_of(model)
     except ValueError as refusal:
-        return Outcome(REFUSED, reason(str(refusal)))
+        if "got no attention" in str(refusal):
+            return None
+        return Outcome(REFUSED, CAUSAL if "is_causal" in str(refusal) else str(refusal))
     if not calls:
-        return Outcome("differs", "never called")
+        return Outcome("differs", "the registered function was never called")
     if error <= TOLERANCE:
         return Outcome(EXACT, f"largest difference {error:.1e}")
     if own > TOLERANCE:
@@ -189,10 +208,6 @@ def counted(calls: list[int]):
         mapping[NAME] = function
 
 
-def reason(message: str) -> str:
-    return message.splitlines()[0]
-
-
 def main() -> int:
     """Write the record; exit code 1 if a model differs."""
     import records as tests_records
@@ -201,7 +216,7 @@ def main() -> int:
 
     register_with_transformers(NAME)
     rows = []
-    for kind in sorted(MODEL_MAPPING_NAMES):
+    for kind in sys.argv[1:] or sorted(MODEL_MAPPING_NAMES):
         found = outcome(kind)
         print(kind, *(found or ("not built",)), flush=True)
         if found is None or found.result == SKIPPED:
@@ -209,6 +224,8 @@ def main() -> int:
         ok = {EXACT: True, "differs": False}.get(found.result)
         made = tests_records.row(SUITE, kind, float(ok is True), "exact", TARGET, ok, f"{found.result}. {found.detail}")
         rows.append(made | {"environment": made["environment"] | {"transformers": transformers.__version__}})
+    if sys.argv[1:]:
+        return 0
     records.write(records.FOLDER / "models-transformers.json", {"rows": rows})
     return int(any(made["ok"] is False for made in rows))
 
