@@ -18,6 +18,7 @@ from ._checks import check_options
 from .exchanged import padding_of
 from .functional import esp_attention
 from .known import attention_modules, grouped, names_used, type_name
+from .temperatures import scale_free
 
 #: Arguments that models hand through to their attention and that change nothing in it.
 _HARMLESS = {"output_attentions", "output_hidden_states", "return_dict", "use_cache", "position_ids", "cache_position"}
@@ -26,8 +27,8 @@ _OTHER_TOKENS = re.compile(r"encoder_|key_value|cross_|context|memory|^kv|^key|^
 
 
 class _Settings(NamedTuple):
-    tau: float
-    beta: float
+    tau: float | None
+    beta: float | None
     directions: Tensor | None
     sort: str
 
@@ -43,8 +44,8 @@ _registered: dict[str, _Settings] = {}
 def register_with_transformers(
     name: str = "esp",
     *,
-    tau: float = 0.1,
-    beta: float = 1.0,
+    tau: float | None = None,
+    beta: float | None = None,
     directions: Tensor | None = None,
     sort: str = "soft",
 ) -> None:
@@ -60,8 +61,9 @@ def register_with_transformers(
     ----------
     name : str
         "esp", or "esp" with more letters, digits, "_", "-" or ".": other settings need another name.
-    tau, beta : float
-        Temperature of the soft sort, > 0, and inverse temperature over slices, >= 0, both fixed.
+    tau, beta : float, optional
+        Temperature of the soft sort, > 0, and inverse temperature over slices, >= 0, both fixed. By default those of
+        :func:`espref.nn.temperatures.scale_free` for queries and keys of unit variance before they are scaled.
     directions : (L, head_dim) tensor, optional
         Slicers; the axes by default.
     sort : "soft" | "balanced" | "hard"
@@ -156,11 +158,13 @@ def set_encoder_attention(
     return model
 
 
-def _checked(name: str, tau: float, beta: float, directions: Tensor | None, sort: str) -> _Settings:
+def _checked(name: str, tau: float | None, beta: float | None, directions: Tensor | None, sort: str) -> _Settings:
     others = "sdpa", "eager", "flash", "flex", "paged"
     if not isinstance(name, str) or not re.fullmatch(r"esp[A-Za-z0-9_.-]*", name) or any(x in name for x in others):
         raise ValueError(f'name: expected "esp", or "esp" with letters, digits, "_", "-" or ".", got {name!r}')
     for label, x, least in (("tau", tau, "> 0"), ("beta", beta, ">= 0")):
+        if x is None:
+            continue
         is_number = isinstance(x, Real) and not isinstance(x, bool) and math.isfinite(x)
         if not is_number or x < 0 or (x == 0 and label == "tau"):
             raise ValueError(f"{label}: expected a finite number {least}, got {x!r}")
@@ -170,7 +174,8 @@ def _checked(name: str, tau: float, beta: float, directions: Tensor | None, sort
         if not len(directions) or not directions.isfinite().all():
             raise ValueError("directions: expected at least one row, and finite numbers")
     check_options(torch.ones(1, 1), None, sort, 1)
-    return _Settings(float(tau), float(beta), None if directions is None else directions.detach().clone(), sort)
+    tau, beta = (None if x is None else float(x) for x in (tau, beta))
+    return _Settings(tau, beta, None if directions is None else directions.detach().clone(), sort)
 
 
 def _attention_function(settings: _Settings) -> Callable[..., tuple[Tensor, Tensor | None]]:
@@ -197,12 +202,15 @@ def _attention_function(settings: _Settings) -> Callable[..., tuple[Tensor, Tens
             padding = padding_of(attention_mask.expand(batch, -1, n, n), "attention_mask")[:, None]  # (B, 1, N)
         kept = None if not dropout else F.dropout(torch.ones_like(value[..., :1]), dropout)
         theta = settings.directions
+        count = query.shape[2] if padding is None else (~padding).sum(-1).clamp(min=1).to(torch.float64)  # (B, 1)
+        default = scale_free(query.shape[-1], count, spread=scale)
+        query, key = (x.float() * scale if x.dtype.itemsize < 4 else x * scale for x in (query, key))
         output, matrix = esp_attention(
-            query * scale,
-            key * scale,
+            query,
+            key,
             value if kept is None else value * kept,
-            tau=settings.tau,
-            beta=settings.beta,
+            tau=default.tau if settings.tau is None else settings.tau,
+            beta=default.beta if settings.beta is None else settings.beta,
             directions=None if theta is None else theta.to(query.device),
             sort=settings.sort,
             key_padding_mask=padding,

@@ -87,7 +87,7 @@ def as_padding(mask: object, name: str, size: tuple[int, ...], like: Tensor, exa
     if not exact:
         return Padding(mask.detach() == -torch.inf, mask)
     if mask.requires_grad:
-        raise ValueError(f"{name}: expected a mask without gradient, a plan only tells padding from other tokens")
+        raise ValueError(f"{name}: expected a mask without gradient: it only tells padding from other tokens")
     return Padding(_ignored(mask, name), None)
 
 

@@ -114,7 +114,7 @@ def _check_temperatures(call: Call) -> None:
     """Asked on the CPU only: elsewhere it would be a wait, and bad temperatures give NaN."""
     for name, x, fits, wanted in (
         ("tau", call.tau, call.tau > 0, "> 0"),
-        ("beta", call.beta, call.beta >= 0, ">= 0"),
+        ("beta", call.beta, (call.beta >= 0) & (call.beta < torch.inf), ">= 0 and finite"),
     ):
         if x.device.type == "cpu" and not fits.all():
             raise ValueError(f"{name}: expected numbers {wanted}, got {x[~fits][0].item()}")

@@ -146,7 +146,8 @@ def test_cross_attention_is_refused() -> None:
 @pytest.mark.parametrize("argument", ["position_bias", "softcap", "s_aux", "sliding_window", "head_mask", "anything"])
 def test_arguments_that_are_not_used_are_refused(argument: str) -> None:
     """Biases, soft caps, sinks, windows; None stands for none of them."""
-    attend = transformers.AttentionInterface._global_mapping["esp"]
+    register_with_transformers("esp-given", tau=0.1, beta=1.0)
+    attend = transformers.AttentionInterface._global_mapping["esp-given"]
     module, x = bert().encoder.layer[0].attention.self, torch.randn(1, 2, 3, 8)
     output, _ = attend(module, x, x, x, None, **{argument: None}, output_attentions=False)
     expected = esp_attention(x * 8**-0.5, x * 8**-0.5, x, tau=0.1, beta=1.0).output
@@ -168,7 +169,7 @@ def test_arguments_that_are_not_used_are_refused(argument: str) -> None:
             ("name", name)
             for name in ("sdpa", "eager", "", 3, None, "my", "esp sdpa", "esp-sdpa", "flash_esp", "esp/x")
         ),
-        *(("tau", tau) for tau in (-1, 0, float("nan"), float("inf"), "a", True, None)),
+        *(("tau", tau) for tau in (-1, 0, float("nan"), float("inf"), "a", True)),
         *(("beta", beta) for beta in (-1, float("nan"), "a", True)),
         *(("sort", sort) for sort in ("typo", None, 1)),
         *(("directions", x) for x in (3, torch.ones(3), torch.ones(0, 3), torch.full((2, 3), torch.nan))),

@@ -225,7 +225,7 @@ BAD = {
     "sort": ["quick", None, 1],
     "power": [3, 1.0, "1"],
     "tau": [*NO_NUMBERS, 0.0, 10**400],
-    "beta": [*NO_NUMBERS, 10**400],
+    "beta": [*NO_NUMBERS, 10**400, float("inf"), torch.tensor(torch.inf)],
     "key_padding_mask": NO_MASKS,
     "query_padding_mask": NO_MASKS,
 }

@@ -272,3 +272,11 @@ def test_help_lists_everything(capsys) -> None:
     assert all(name in digits.replace("- ", "-") for name in ATTENTION)  # argparse breaks lines at hyphens
     assert "--dim int width of the model (default: 32)" in digits
     assert "--dim int width of the model (default: 128)" in imdb
+
+
+@pytest.mark.parametrize("words", [("--rate", "1_0"), ("--epochs", "1_0"), ("--seeds", "\u0663"), ("--tau", "nan")])
+def test_options_are_numbers_of_tables(capsys, tmp_path, words):
+    """Neither underscores nor digits of other scripts: argparse refuses the option by name."""
+    with pytest.raises(SystemExit) as leave:
+        main(["train", "digits", "--out", str(tmp_path), *words])
+    assert leave.value.code == 2 and f"argument {words[0]}: " in capsys.readouterr().err
