@@ -339,7 +339,7 @@ MORE: dict[str, tuple[Callable, Callable, tuple[str, ...]]] = {
     ),
     "the distance cubed": (
         expected.est_distance,
-        lambda *clouds, p=2, distance=expected.est_distance: distance(*clouds, p=p) ** 3,
+        lambda *clouds, p=2, distance=expected.est_distance, **settings: distance(*clouds, p=p, **settings) ** 3,
         ("expected.triangle-inequality",),
     ),
     "a plan as dense as Sinkhorn's": (

@@ -136,3 +136,14 @@ def test_five_hundred_seeds(name: str) -> None:
     if (remedy := LEDGER[name].missing()) is not None:
         pytest.skip(remedy)
     assert not _on_many_seeds(LEDGER[name], range(500))
+
+
+def test_claims_about_pot_follow_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim about POT 0.9.7 is measured with it and its post-releases, and says so with any other."""
+    pytest.importorskip("ot")
+    for version, measured in (("0.9.7", True), ("0.9.7.post1", True), ("0.9.70", False), ("0.9.8", False)):
+        monkeypatch.setattr("importlib.metadata.version", lambda name, version=version: version)
+        for name in ("solvers.pot-slice-costs-are-wrong", "solvers.pot-simplex-has-no-scale"):
+            outcome = run_claim(LEDGER[name], [])
+            assert (outcome.verdict != "not measurable") is measured, (version, outcome.note)
+            assert measured or version in outcome.note

@@ -322,8 +322,8 @@ def _arcs(x: Array, y: Array) -> _Arcs:
 
 
 def _angle(u: Array, v: Array) -> float:
-    """The angle between two vectors, in [0, pi]."""
-    return float(np.arccos(np.clip(u @ v / (np.linalg.norm(u) * np.linalg.norm(v)), -1, 1)))
+    """The angle between two vectors of the plane, in [0, pi], accurate for small ones too."""
+    return float(np.arctan2(abs(u[0] * v[1] - u[1] * v[0]), u @ v))
 
 
 @claim(

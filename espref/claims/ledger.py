@@ -11,7 +11,8 @@ one number. There are four kinds:
 
 On the user's clouds, whose points may differ by less than rounding can tell, or whose costs no float may hold, a claim
 can also be *not measurable*: its check raises ``NotMeasurable`` with the reason, or meets a documented limit of
-the package. On the package's own problems that is an error, since every claim must be measured there.
+the package. On the package's own problems that is an error, since every claim must be measured there; but a claim about
+one version of another package is not measurable where another version is installed.
 
 The statement is mathematics and nothing else; ``measured`` says what the number is. The docstring of the check is the
 proof, or says where it can be found. ::
@@ -311,7 +312,12 @@ def _residuals(
 ) -> Iterator[tuple[str, float]]:
     """(name, residual) of each seed or problem the check is run on; why others could not be measured: ``obstacles``."""
     if on == "fixed":
-        yield "fixed", float(check())
+        try:
+            residual = float(check())
+        except NotMeasurable as obstacle:
+            obstacles.append(str(obstacle))
+        else:
+            yield "fixed", residual
     elif on == "seed":
         for seed in range(seeds):
             yield f"seed {seed}", float(check(np.random.default_rng([seed, 271828])))
