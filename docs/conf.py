@@ -135,6 +135,10 @@ nitpicky = True
 # Where the site will stand, for the links of the page 404.html, which a server shows at any depth, and of social tags.
 html_baseurl = os.environ.get("ESPREF_DOCS_URL", "")  # "https://example.org/espref/"
 notfound_urls_prefix = urlsplit(html_baseurl).path or "/"
+notfound_context = {
+    "title": "Page not found",
+    "body": "<h1>Page not found</h1><p>There is no page at this address. The search and the contents lead on.</p>",
+}
 ogp_site_url = html_baseurl
 ogp_site_name = "espref"
 ogp_social_cards = {"enable": False}  # pictures of the title; they would be drawn at every build
