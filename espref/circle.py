@@ -43,6 +43,7 @@ def circle_plan(
 
     over the arcs k on which the plan is constant, of length $\ell_k$. Opposite directions give the same plan, so half a
     circle is enough. Ties: equal points share their mass; directions that tie distinct points have measure zero.
+    The circle is that of the directions; for transport between points on a circle see ``ot.wasserstein_circle``.
 
     Parameters
     ----------

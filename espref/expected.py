@@ -22,7 +22,7 @@ from .lift import as_clouds, over_slices
 
 
 class SlicedPlan(NamedTuple):
-    """A sparse plan averaged over slices; ``plan.toarray()`` is the matrix.
+    """A sparse plan averaged over slices; ``plan.toarray()`` is the matrix, which ``np.asarray(plan)`` is not.
 
     See Also
     --------

@@ -149,7 +149,7 @@ def extend_map(points: ArrayLike, x: ArrayLike, images: ArrayLike) -> Array:
     cloud, queries = np.ldexp(x, shift), np.ldexp(points, shift)
     tree = KDTree(cloud)
     least = tree.query(queries)[0]
-    rounding = 16 * np.finfo(float).eps * np.abs(queries).max(axis=1)
+    rounding = 16 * np.finfo(float).eps * np.maximum(np.abs(queries).max(axis=1), least)
     nearest = tree.query_ball_point(queries, np.where(least > 0, least + rounding, 0.0))
     counts = np.array([len(found) for found in nearest])
     where, of = np.concatenate(nearest).astype(int), np.repeat(np.arange(len(points)), counts)

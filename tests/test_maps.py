@@ -203,3 +203,8 @@ def test_errors(call, message: str) -> None:
     """Errors name the argument, what was expected and what came."""
     with pytest.raises(ValueError, match="^" + message):
         call()
+
+
+def test_nearest_point_seen_from_the_origin() -> None:
+    """The nearest point is found though the square of its distance is rounded: here 3 = sqrt(3)^2."""
+    assert extend_map([[0.0, 0.0, 0.0]], [[1.0, 1.0, 1.0]], [[1.0, 2.0, 3.0]]).tolist() == [[0.0, 1.0, 2.0]]

@@ -174,7 +174,15 @@ class Models(Table):
     def run(self) -> list[nodes.Node]:
         rows = read(Path(self.env.srcdir) / "records" / f"{self.content[0]}.json")["rows"]
         shared: dict[str, list[str]] = {}
-        lines = ["```{div} small-table", "| model | result | reason, or largest difference |", "|---|---|---|"]
+        made_with = rows[0]["environment"]
+        versions = [f"{name} {made_with[name]}" for name in ("timm", "transformers") if name in made_with]
+        lines = [
+            f"With {versions[0]}:",
+            "",
+            "```{div} small-table",
+            "| model | result | reason, or largest difference |",
+            "|---|---|---|",
+        ]
         for row in rows:
             result, _, detail = row["detail"].partition(". ")
             if row["ok"]:

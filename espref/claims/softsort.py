@@ -450,15 +450,6 @@ def moves_mean(rng: np.random.Generator) -> float:
     return float(max(abs((p @ s).mean() - s.mean()) for p, _, _, sort in _soft_permutations(s) if sort == "soft"))
 
 
-def _sinkhorn(kernel: Array) -> Array:
-    """The scaling of a kernel with row and column sums 1 by plain Sinkhorn iteration, which is not symmetric."""
-    rows = np.ones(len(kernel))
-    for _ in range(3000):
-        columns = 1 / (kernel.T @ rows)
-        rows = 1 / (kernel @ columns)
-    return np.asarray(rows[:, None] * kernel * columns)
-
-
 @claim(
     "softsort.balanced-is-entropic-transport",
     kind="theorem",
@@ -468,8 +459,8 @@ def _sinkhorn(kernel: Array) -> Array:
     statement=r"The balanced soft permutation is entropic transport of the scores to themselves: $\frac1n P$, with "
     r"its rows in sorted order, is the plan between the sorted scores and the scores that minimises $\sum_{ij} G_{ij} "
     r"|s_{(i)} - s_j|^q + \tau \sum_{ij} G_{ij} \log G_{ij}$ over all plans with uniform marginals.",
-    measured="largest difference of an entry of $P$ from the scaling found by plain Sinkhorn iteration, for both "
-    "kernels",
+    measured=r"largest deviation of $\log P_{ij} + |s_{(i)} - s_j|^q / \tau$ from a sum $f_i + g_j$, or of a row or "
+    r"column sum from 1, for both kernels",
 )
 def balanced_is_entropic(rng: np.random.Generator) -> float:
     r"""The minimum is strictly convex, and its conditions are $\log G_{ij} = f_i + g_j - |s_{(i)} - s_j|^q / \tau$:
@@ -477,17 +468,18 @@ def balanced_is_entropic(rng: np.random.Generator) -> float:
     this form. (So SoftSort and sorting by Sinkhorn iteration are one step and the limit of one scheme.)"""
     s, worst = rng.normal(size=20), 0.0
     for power in (1, 2):
-        scaled = _sinkhorn(np.exp(-(abs(np.sort(s)[:, None] - s) ** power) / 0.5))
-        worst = max(worst, float(abs(ss.soft_permutation(s, 0.5, power=power, sort="balanced") - scaled).max()))
+        p = ss.soft_permutation(s, 0.5, power=power, sort="balanced")
+        sums = np.log(p) + abs(np.sort(s)[:, None] - s) ** power / 0.5
+        worst = max(worst, float(abs(sums - sums[:1] - sums[:, :1] + sums[0, 0]).max()))
+        worst = max(worst, *(float(abs(p.sum(axis=axis) - 1).max()) for axis in (0, 1)))
     return worst
 
 
-@balanced_is_entropic.without("balance: SoftSort", at_least=0.05, on="fixed")
+@balanced_is_entropic.without("balance: SoftSort, which is not a plan", at_least=0.47, on="fixed")
 def soft_is_not_entropic() -> float:
-    """SoftSort is the first half of the first iteration. The scores are those of `softsort.is-doubly-stochastic`."""
-    s = np.append(np.zeros(7), 1.0)
-    scaled = _sinkhorn(np.exp(-abs(np.sort(s)[:, None] - s) / np.log(2) ** -1))
-    return float(abs(ss.soft_permutation(s, 1 / np.log(2)) - scaled).max())
+    """It is a scaling of the kernel too, but its columns do not sum to 1: the example of
+    `softsort.is-doubly-stochastic`."""
+    return not_doubly_stochastic.check()
 
 
 @claim(
@@ -581,7 +573,7 @@ def bias_of_a_crowd() -> float:
 
 def _jacobian(s: Array, tau: float, power: int, sort: str) -> Array:
     """d(P s) / ds by central differences, in the order of the scores; s is sorted."""
-    step = 1e-6
+    step = 1e-5
     columns = [
         (
             ss.soft_sort(s + step * unit, tau, power=power, sort=sort)
@@ -606,7 +598,7 @@ def jacobian_sums(rng: np.random.Generator) -> float:
     r"""$P(s + t 1)\,(s + t 1) = P(s)\, s + t 1$: differentiate in $t$. Balanced, $1^\top P s = 1^\top s$ for all
     $s$: differentiate in $s$. Entries may be negative: a score that moves away from its neighbours also has less
     weight."""
-    s, worst = np.sort(rng.normal(size=12)), 0.0
+    s, worst = rng.uniform(0.1, 0.6, 12).cumsum(), 0.0  # far from ties, where the Laplace kernel has a kink
     for power, sort in KINDS:
         rows = _jacobian(s, 0.3, power, sort)
         worst = max(worst, float(abs(rows.sum(axis=1) - 1).max()))

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
 peft = pytest.importorskip("peft", reason="run by make models")
-from conftest import import_timm  # noqa: E402
+from standin import import_timm  # noqa: E402
 from torch import nn  # noqa: E402
 
 from espref.nn import EspAttention, SoftmaxAttention, swap_attention  # noqa: E402

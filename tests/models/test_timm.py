@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is missing: pip install 'espref[torch]'")
-if importlib.util.find_spec("timm") is None:  # importing it takes the stand-in of conftest.py
+if importlib.util.find_spec("timm") is None:  # importing it takes the stand-in of standin.py
     pytest.skip("run by make models", allow_module_level=True)
 import timm_families as families  # noqa: E402
 

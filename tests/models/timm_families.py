@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from conftest import import_timm
+from standin import import_timm
 from torch import nn
 
 from espref.nn import SinkhornAttention, SoftmaxAttention, swap_attention, swap_report
