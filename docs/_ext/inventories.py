@@ -38,6 +38,7 @@ PROJECTS = {
         """
         torch.Tensor                  class    tensors.html#$
         torch.compile                 function generated/$.html#$
+        torch.export.export           function export.html#$
         torch.func                    module   func.html#module-$
         torch.nn.Module               class    generated/torch.nn.Module.html#$
         torch.nn.MultiheadAttention   class    generated/torch.nn.MultiheadAttention.html#$

@@ -29,7 +29,7 @@ class EspAttention(PlanAttention):
         Width of the tokens, a multiple of the number of heads.
     tau, beta : float, optional
         Temperature of the soft sort and inverse temperature over slices at the beginning, for queries and keys scaled
-        by head_dim^(-1/2). By default those of :func:`espref.nn.temperatures.scale_free`, which follow head_dim and,
+        by head_dim^(-1/2). By default those of ``espref.nn.temperatures.scale_free``, which follow head_dim and,
         in each item, the number of keys. Each head has its own factor of the default, or temperature where it was
         given: the exponentials of the parameters ``log_tau`` and ``log_beta``.
     learn_tau, learn_beta : bool

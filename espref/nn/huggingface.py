@@ -63,7 +63,7 @@ def register_with_transformers(
         "esp", or "esp" with more letters, digits, "_", "-" or ".": other settings need another name.
     tau, beta : float, optional
         Temperature of the soft sort, > 0, and inverse temperature over slices, >= 0, both fixed. By default those of
-        :func:`espref.nn.temperatures.scale_free` for queries and keys of unit variance before they are scaled.
+        ``espref.nn.temperatures.scale_free`` for queries and keys of unit variance before they are scaled.
     directions : (L, head_dim) tensor, optional
         Slicers; the axes by default.
     sort : "soft" | "balanced" | "hard"
