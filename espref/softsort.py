@@ -13,7 +13,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ._checks import Array, NumericalLimit, as_choice, as_count, as_flag, as_levels, as_power, as_tau, as_values
+from ._checks import (
+    Array,
+    NumericalLimit,
+    as_choice,
+    as_count,
+    as_flag,
+    as_levels,
+    as_power,
+    as_tau,
+    as_values,
+    as_weights,
+)
 from ._floats import underflow_is_zero
 
 #: Rounds of the balanced scaling, and the marginal error at which it stops.
@@ -136,11 +147,26 @@ def soft_sort(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", d
 
 
 @underflow_is_zero
-def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", descending: bool = False) -> Array:
+def soft_rank(
+    s: ArrayLike,
+    tau: float,
+    a: ArrayLike | None = None,
+    *,
+    power: int = 1,
+    sort: str = "soft",
+    descending: bool = False,
+) -> Array:
     r"""Soft ranks, from 1 for the first score in order to n: $r_j = \sum_i i\, P_{ij} / \sum_i P_{ij}$.
 
     The mean rank under the column of each score. As tau -> 0 these are the ranks of :func:`scipy.stats.rankdata`, equal
-    scores sharing their mean rank.
+    scores sharing their mean rank. With weights, a score takes up the share $a_j$ of the scale from 1/2 to n + 1/2,
+    and its rank is the middle of its share:
+
+    $$r_j = \frac{\sum_i a_{(i)} R_i P_{ij}}{\sum_i a_{(i)} P_{ij}}, \qquad
+    R_i = \tfrac12 + n \big(a_{(1)} + \dots + a_{(i-1)} + \tfrac12 a_{(i)}\big),$$
+
+    where P sees the weights, $P_{ij} \propto K_{ij} a_j$, as in :func:`soft_line_plan`. So $(r_j - \frac12) / n$ is a
+    soft form of the mid-distribution function, which depends on the measure alone: merged points keep their rank on it.
 
     Parameters
     ----------
@@ -148,6 +174,8 @@ def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", d
         Scores.
     tau : float
         Temperature of the soft sort, >= 0 or infinity, in units of score^power.
+    a : (n,), optional
+        Weights, positive, sum 1; uniform by default.
     power : 1 or 2
         Exponent of the kernel.
     sort : "soft" or "balanced"
@@ -157,7 +185,7 @@ def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", d
 
     Returns
     -------
-    (n,) array, between 1 and n.
+    (n,) array, between 1/2 and n + 1/2; without weights between 1 and n.
 
     Raises
     ------
@@ -175,14 +203,27 @@ def soft_rank(s: ArrayLike, tau: float, *, power: int = 1, sort: str = "soft", d
     >>> from espref import soft_rank
     >>> soft_rank([3.0, 1.0, 1.0], tau=0)
     array([3. , 1.5, 1.5])
+    >>> soft_rank([3.0, 1.0], tau=0, a=[0.25, 0.75])  # shares 0.5 to 2 and 2 to 2.5
+    array([2.25, 1.25])
 
     References
     ----------
     prillo2020softsort
     """
-    matrix = soft_permutation(s, tau, power=power, sort=sort, descending=descending)
-    ranks: Array = np.arange(1, len(matrix) + 1) @ matrix / matrix.sum(axis=0)
-    return ranks
+    if a is None:
+        matrix = soft_permutation(s, tau, power=power, sort=sort, descending=descending)
+        ranks: Array = np.arange(1, len(matrix) + 1) @ matrix / matrix.sum(axis=0)
+        return ranks
+    s, tau, power = as_values(s, "s"), as_tau(tau, infinite=True), as_power(power)
+    as_choice(sort, "sort", SORTS)
+    a = as_weights(a, len(s), "a")
+    if a.min() == 0:
+        raise ValueError(f"a: expected positive weights, got 0 in row {a.argmin()}")
+    mass = a[s.argsort(kind="stable")]
+    middles = 0.5 + len(s) * (mass.cumsum() - mass / 2)
+    matrix = weighted_soft_permutation(s, a, tau, power, sort)
+    ranks = (mass * middles) @ matrix / (mass @ matrix)
+    return len(s) + 1 - ranks if as_flag(descending, "descending") else ranks
 
 
 @underflow_is_zero

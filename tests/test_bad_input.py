@@ -55,7 +55,7 @@ SOUND = {
     espref.circle_plan: {"x": X, "y": Y, "a": None, "b": None, "beta": 1.0, "p": 2},
     espref.soft_permutation: {"s": [3.0, 1.0], **SOFT, "descending": False},
     espref.soft_sort: {"s": [3.0, 1.0], **SOFT, "descending": False},
-    espref.soft_rank: {"s": [3.0, 1.0], **SOFT, "descending": False},
+    espref.soft_rank: {"s": [3.0, 1.0, 2.0], "a": None, **SOFT, "descending": False},
     espref.soft_quantile: {"s": [3.0, 1.0], "t": [0.5], **SOFT},
     espref.soft_top_k: {"s": [3.0, 1.0], "k": 1, **SOFT},
     espref.line_potentials: {"u": [1.0, 2.0, 3.0], "v": [0.0, 5.0], "a": None, "b": None, "p": 2},

@@ -301,6 +301,31 @@ def test_values_ranks_quantiles_members(power: int, sort: str, s: np.ndarray, ta
         np.testing.assert_allclose(p, 1 / n, rtol=1e-13)
 
 
+@pytest.mark.parametrize("sort", softsort.SORTS)
+@pytest.mark.parametrize("tau", [0.0, 0.3, np.inf])
+def test_weighted_ranks_are_those_of_copies(tau, sort):
+    """A score with weight k / N has, on the scale of the mass, the rank of each of its k copies among N."""
+    rng = np.random.default_rng(0)
+    s, counts = rng.normal(size=7), rng.integers(1, 5, 7)
+    s[3] = s[1]  # a tie
+    n, copies = len(s), counts.sum()
+    weighted = soft_rank(s, tau, counts / copies, sort=sort)
+    repeated = soft_rank(np.repeat(s, counts), tau, sort=sort)[counts.cumsum() - 1]
+    np.testing.assert_allclose((weighted - 0.5) / n, (repeated - 0.5) / copies, rtol=1e-11)
+    np.testing.assert_allclose(weighted + soft_rank(s, tau, counts / copies, sort=sort, descending=True), n + 1)
+
+
+def test_weighted_ranks_at_the_limits():
+    """Uniform weights change nothing; at tau = 0 the ranks are the mid-distribution function; no weight may be zero."""
+    s = [0.3, -1.0, 2.0, 0.5]
+    np.testing.assert_allclose(soft_rank(s, 0.2, [0.25] * 4), soft_rank(s, 0.2), rtol=1e-13)
+    a = np.array([0.1, 0.4, 0.2, 0.3])
+    below = np.array([a[np.array(s) < x].sum() + a[np.array(s) == x].sum() / 2 for x in s])
+    np.testing.assert_allclose(soft_rank(s, 0, a), 0.5 + 4 * below, rtol=1e-13)
+    with pytest.raises(ValueError, match="a: expected positive weights, got 0 in row 1"):
+        soft_rank([1.0, 2.0], 0.1, [1.0, 0.0])
+
+
 def test_hard_quantiles_are_numpys() -> None:
     """tau = 0: numpy.quantile; the members of the top k are 1, all others 0."""
     s, levels = np.random.default_rng(1).normal(size=31), [0.0, 0.1, 0.5, 0.77, 1.0]
