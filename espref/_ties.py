@@ -110,8 +110,8 @@ def refuse_large(matchings: Iterable[Matching]) -> None:
     if count > MAX_ENTRIES:
         raise InputLimit(
             f"ties: expected plans of at most {MAX_ENTRIES:,} entries, got ties that would spread over {count:,}; "
-            "merge equal points (numpy.unique, with their counts as weights), take ties='first', which keeps one optimal "
-            "plan with at most n + m - 1 entries, or slice_costs and est_distance, which build no plan"
+            "merge equal points (numpy.unique, with their counts as weights), or take ties='first', which keeps one "
+            "optimal plan with at most n + m - 1 entries, or slice_costs and est_distance, which build no plan"
         )
 
 

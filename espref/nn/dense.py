@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-#: Rounds of the balanced scaling; each at least halves the error in log d, and that of its derivative.
+#: Rounds of the balanced scaling; near the fixed point each at least halves the error in log d and in its derivative.
 ROUNDS = 60
 
 
