@@ -160,8 +160,8 @@ def sort_tokens(
 def balanced_scaling(sort: SoftSort) -> Tensor:
     """The d (B, G, N), > 0 on valid ranks and 0 for padding, with d * (K d) = 1.
 
-    Damped iteration d <- sqrt(d / (K d)); near the fixed point the error in log d at least halves every round. Items with NaN stay NaN, and
-    the others do not wait for them.
+    Damped iteration d <- sqrt(d / (K d)); near the fixed point the error in log d at least halves every round. Items
+    with NaN stay NaN, and the others do not wait for them.
 
     Raises
     ------
