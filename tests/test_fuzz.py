@@ -259,7 +259,7 @@ def check(function: Callable, result: Any) -> None:
 
 
 @settings(
-    max_examples=EXAMPLES or 1500,
+    max_examples=EXAMPLES or 700,
     derandomize=not EXAMPLES,
     deadline=None,
     database=None,

@@ -71,12 +71,13 @@ def test_two_processes_are_one(batch: str, tmp_path: Path) -> None:
 
 
 @NEEDS_FSDP
+@pytest.mark.trust
 @pytest.mark.parametrize(
     ("task", "options"),
     [
         ("digits", "--slicers learned --anneal 0.5"),
-        pytest.param("names", "--attention esp-balanced", marks=pytest.mark.trust),
-        pytest.param("digit-points", "", marks=pytest.mark.trust),
+        ("names", "--attention esp-balanced"),
+        ("digit-points", ""),
     ],
 )
 def test_a_sharded_model_is_the_model(task: str, options: str, tmp_path: Path) -> None:
