@@ -141,6 +141,7 @@ def _awkward(name, rng):
     "name",
     ["nearly the same", "nearly the same, on the line", "far apart", "clusters", "on one line"],
 )
+@pytest.mark.trust  # make test runs four of the clouds of test_own_clouds.py
 def test_own_clouds_of_awkward_shapes(capsys, tmp_path, monkeypatch, name):
     """No claim fails by the rounding errors of its own check, or of an oracle."""
     monkeypatch.chdir(tmp_path)

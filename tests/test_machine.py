@@ -122,6 +122,7 @@ def test_full_disk(name: str, disk: Path, on_a_full_disk: dict[str, Done]) -> No
 
 
 @writers
+@pytest.mark.trust
 def test_read_only_folder(name: str, disk: Path, on_a_read_only_disk: dict[str, Done]) -> None:
     """A folder that cannot be written to, not even by root."""
     one_line(on_a_read_only_disk[name], str(disk))
@@ -130,6 +131,7 @@ def test_read_only_folder(name: str, disk: Path, on_a_read_only_disk: dict[str, 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+@pytest.mark.trust
 def test_names_with_spaces_and_accents(tmp_path: Path) -> None:
     """Such a folder is a folder, in a locale of ASCII too; TensorBoard's files need UTF-8, and train says so."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(30, 2)))
