@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -156,6 +157,23 @@ def test_extras_are_described() -> None:
     finally:
         sys.path.pop(0)
     assert set(tables.EXTRAS) == set(tables.project()["optional-dependencies"])
+
+
+def broken_formulas(text: str) -> list[str]:
+    """Lines that begin within a formula and that Markdown takes for a list, a quotation or a heading."""
+    lines = re.sub(r"^```\{code-cell\}.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE).splitlines()
+    marker = re.compile(r"\s*([-+*>#=]|\d+\.)\s")
+    pairs = itertools.pairwise(lines)
+    return [line for above, line in pairs if above.replace("$$", "").count("$") % 2 and marker.match(line)]
+
+
+def test_formulas_are_not_broken() -> None:
+    """No formula, on a page or in the ledger, continues on a line that Markdown reads as something else."""
+    assert broken_formulas("at $(1\n- t) x$") == ["- t) x$"]
+    texts = [page.read_text() for page in PAGES]
+    for entry in LEDGER.values():
+        texts += [entry.statement, entry.proof, *((companion.check.__doc__ or "") for companion in entry.companions)]
+    assert [line for text in texts for line in broken_formulas(text)] == []
 
 
 def test_labels_are_unique() -> None:

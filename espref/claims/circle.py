@@ -341,8 +341,9 @@ def _angle(u: Array, v: Array) -> float:
 def two_points_angle(rng: np.random.Generator) -> float:
     r"""A direction exchanges the partners if and only if $\langle\theta, x_2 - x_1\rangle$ and $\langle\theta, y_2 -
     y_1\rangle$ have opposite signs: if the hyperplane orthogonal to $\theta$ separates the two vectors, which has
-    probability $\alpha / \pi$ in every dimension. The costs of the two matchings differ by $|\langle x_2 - x_1, y_2
-    - y_1 \rangle| = |x_2 - x_1| |y_2 - y_1| \cos \alpha'$, and the more expensive one has the share $\alpha' / \pi$."""
+    probability $\alpha / \pi$ in every dimension. The costs of the two matchings differ by
+    $|\langle x_2 - x_1, y_2 - y_1 \rangle| = |x_2 - x_1| |y_2 - y_1| \cos \alpha'$, and the more expensive one has the
+    share $\alpha' / \pi$."""
     worst = 0.0
     for _ in range(5):
         x, y = rng.normal(size=(2, 2, 2))
